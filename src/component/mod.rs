@@ -1,0 +1,188 @@
+//! The sources of a backup and their restorers. What belongs to one format stays together, in a folder of its own.
+//!
+//! Laws of a [`Source`]: the end of its stream means that the stream is complete; a producer that failed yields an error, never an end.
+//! Laws of a [`Restorer`]: `plan` touches nothing; `stage` builds the new state beside the old one and leaves the old one in service;
+//! only `publish` switches, and until `finish` the old state can be brought back by `undo`.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use thiserror::Error;
+use tokio::io::AsyncRead;
+use tokio_util::sync::CancellationToken;
+
+use crate::manifest::{self, Facts, Format, Kind};
+use crate::name::ComponentName;
+
+pub mod directory;
+pub mod postgres;
+pub mod redis;
+
+/// A stream of bytes whose end means that it is complete.
+pub type ByteStream = Box<dyn AsyncRead + Send + Unpin>;
+
+/// Opens the raw (decoded, verified) stream of a stored artifact; may be called more than once. The stream ends only after both hashes of
+/// the manifest matched; until then it yields an error.
+pub type ArtifactOpener = Arc<dyn Fn(&manifest::Artifact) -> BoxFuture<'static, std::io::Result<ByteStream>> + Send + Sync>;
+
+/// One source of a job.
+#[async_trait]
+pub trait Source: Send + Sync {
+    fn name(&self) -> &ComponentName;
+    fn kind(&self) -> Kind;
+
+    /// Credentials, versions, reachability; writes nothing.
+    async fn check(&self) -> Result<Facts, ComponentError>;
+
+    /// Connects and says which artifacts there are. What is learnt on the way (facts, warnings) goes to `run.notes`.
+    ///
+    /// # Errors
+    /// [`ComponentError::Absent`] when there is nothing to back up and the user did not ask for it.
+    async fn open(&self, run: &RunContext) -> Result<Vec<Artifact>, ComponentError>;
+}
+
+/// A stream that is about to be stored.
+pub struct Artifact {
+    /// File name without the suffix of the compression, valid for [`crate::name::ArtifactPath`]: `app.dump`, `dump.rdb`, `media.tar`.
+    pub file: String,
+    pub format: Format,
+    /// The database that it holds, for PostgreSQL.
+    pub database: Option<String>,
+    /// About how many raw bytes will come, if that can be known.
+    pub estimate: Option<u64>,
+    /// Starts the stream; called once, when its turn has come.
+    pub open: BoxFuture<'static, Result<ByteStream, ComponentError>>,
+}
+
+impl fmt::Debug for Artifact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Artifact").field("file", &self.file).field("format", &self.format).finish_non_exhaustive()
+    }
+}
+
+/// What a run gives to its components.
+#[derive(Debug, Clone, Default)]
+pub struct RunContext {
+    pub cancel: CancellationToken,
+    pub notes: Notes,
+}
+
+/// Facts and warnings of one component, gathered while its streams flow. Clones share.
+#[derive(Debug, Clone, Default)]
+pub struct Notes(Arc<Mutex<(Facts, Vec<String>)>>);
+
+impl Notes {
+    pub fn fact(&self, key: &str, value: impl Into<Value>) {
+        self.with(|(facts, _)| facts.insert(key.to_owned(), value.into()));
+    }
+
+    /// Something odd that did not stop the run; a whole sentence that names its subject.
+    pub fn warn(&self, warning: impl Into<String>) {
+        let warning = warning.into();
+        tracing::warn!("{warning}");
+        self.with(|(_, warnings)| warnings.push(warning));
+    }
+
+    /// Everything so far.
+    pub fn take(&self) -> (Facts, Vec<String>) {
+        self.with(std::mem::take)
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut (Facts, Vec<String>)) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Where a restore goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Destination {
+    /// Where the configuration says that the component lives.
+    #[default]
+    Configured,
+    /// `--into COMPONENT=…`, in the words of the component's kind.
+    Into(String),
+}
+
+/// A component as it lies in a backup.
+#[derive(Clone)]
+pub struct StoredComponent {
+    pub component: manifest::Component,
+    pub open: ArtifactOpener,
+}
+
+/// What a restore asks of a component.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreOptions {
+    pub to: Destination,
+    /// Leave what was replaced standing, under another name.
+    pub keep_old: bool,
+}
+
+/// What a restore would do, in sentences; printed before it asks for confirmation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub steps: Vec<String>,
+}
+
+/// Puts a component back.
+#[async_trait]
+pub trait Restorer: Send + Sync {
+    fn name(&self) -> &ComponentName;
+
+    /// Refuses what is known to fail (versions, privileges, space, a bad destination) and says what will happen. Touches nothing.
+    async fn plan(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<Plan, ComponentError>;
+
+    /// Builds the new state beside the old one. An error or a cancellation leaves nothing behind.
+    async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError>;
+}
+
+/// A restored state that waits to be switched in.
+#[async_trait]
+pub trait Staged: Send {
+    /// Switches the new state in. After an error the old state is in service, and [`Staged::undo`] cleans up.
+    async fn publish(&mut self) -> Result<(), ComponentError>;
+
+    /// After `publish`: drops what was replaced, or leaves it where the user asked for it.
+    async fn finish(self: Box<Self>) -> Result<Restored, ComponentError>;
+
+    /// Before or after `publish`, in place of `finish`: brings the old state back and removes the new one.
+    async fn undo(self: Box<Self>) -> Result<(), ComponentError>;
+}
+
+/// What a restore of one component did, in sentences.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Restored {
+    pub done: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+/// What went wrong with a component. Each kind has its own enum, whose variants name action and subject.
+#[derive(Debug, Error)]
+pub enum ComponentError {
+    #[error(transparent)]
+    Postgres(#[from] postgres::PostgresError),
+    #[error(transparent)]
+    Redis(#[from] redis::RedisError),
+    #[error(transparent)]
+    Directory(#[from] directory::DirectoryError),
+    /// Nothing to back up, and nobody asked for it by name: a note, not a failure.
+    #[error("{0}")]
+    Absent(String),
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl ComponentError {
+    /// What the operator can do about it, as a sentence.
+    pub fn advice(&self) -> Option<String> {
+        match self {
+            Self::Postgres(e) => e.advice(),
+            Self::Redis(e) => e.advice(),
+            Self::Directory(e) => e.advice(),
+            Self::Absent(_) | Self::Cancelled => None,
+        }
+    }
+}

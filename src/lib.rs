@@ -1,0 +1,19 @@
+//! Backstay: backups of PostgreSQL, Redis and directories, streamed to object stores, restorable with stock tools.
+//!
+//! Data flows one way:
+//!
+//! ```text
+//! config → schedule → job → component (source) → pipeline → storage → catalog → retention
+//! cli    → catalog  → restore plan → storage → pipeline → component (restorer)
+//! ```
+
+pub mod clock;
+pub mod component;
+pub mod config;
+pub mod manifest;
+pub mod name;
+pub mod pipeline;
+pub mod retention;
+pub mod schedule;
+pub mod secret;
+pub mod storage;

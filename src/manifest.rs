@@ -1,0 +1,268 @@
+//! The record that makes a backup exist, `manifest.json`, format 1.
+//!
+//! The manifest proves its own integrity: its last member, `integrity`, is the SHA-256 of the whole file with the 64 hex digits of that
+//! value written as zeros. Readers ignore members they do not know; every format ever written stays readable.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::name::{ArtifactPath, BackupName, ComponentName, JobName};
+
+/// The format that this version writes.
+pub const FORMAT: u32 = 1;
+
+/// Largest manifest that is read, in bytes: a hostile one cannot exhaust memory.
+pub const MAX_BYTES: u64 = 64 << 20;
+
+const MARK: &str = "\"integrity\": \"sha256:";
+const DIGITS: usize = 64;
+
+/// What is known of a component's source, under names that its kind defines.
+pub type Facts = BTreeMap<String, Value>;
+
+/// A committed run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: u32,
+    pub name: BackupName,
+    pub job: JobName,
+    pub created: DateTime<Utc>,
+    pub finished: DateTime<Utc>,
+    /// `backstay <version>`.
+    pub tool: String,
+    pub host: String,
+    pub status: Status,
+    /// The scheduled moment that this run served; absent for a run by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<DateTime<Utc>>,
+    pub components: Vec<Component>,
+}
+
+/// Whether every component of the run is in the backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Complete,
+    Partial,
+}
+
+/// What a component is a source of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Postgres,
+    Redis,
+    Directory,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Redis => "redis",
+            Self::Directory => "directory",
+        }
+    }
+}
+
+/// One source's part of a backup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Component {
+    pub name: ComponentName,
+    pub kind: Kind,
+    pub status: ComponentStatus,
+    /// Why it failed or was skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Wall-clock seconds from opening the source to its last stored byte.
+    pub seconds: f64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub facts: Facts,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    #[serde(default)]
+    pub artifacts: Vec<Artifact>,
+}
+
+impl Component {
+    pub fn raw_bytes(&self) -> u64 {
+        self.artifacts.iter().map(|a| a.raw_bytes).sum()
+    }
+
+    pub fn stored_bytes(&self) -> u64 {
+        self.artifacts.iter().map(|a| a.stored_bytes).sum()
+    }
+}
+
+/// How a component of a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComponentStatus {
+    Complete,
+    Failed,
+    /// There was nothing to back up, and nobody had asked for it by name.
+    Skipped,
+}
+
+impl ComponentStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// One stored object.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Relative to the backup.
+    pub path: ArtifactPath,
+    pub format: Format,
+    pub encoding: Encoding,
+    /// The database that a PostgreSQL artifact holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+    /// Bytes of the stream as its source gave it.
+    pub raw_bytes: u64,
+    /// Bytes of the stored object.
+    pub stored_bytes: u64,
+    /// Of the stored object, lower-case hex.
+    pub sha256: String,
+    /// Of the raw stream, lower-case hex.
+    pub blake3: String,
+}
+
+/// What the raw stream of an artifact is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// `pg_dump --format=custom`.
+    PgCustom,
+    /// `pg_dumpall --globals-only`: roles and tablespaces as SQL.
+    PgGlobals,
+    /// A Redis or Valkey RDB.
+    Rdb,
+    /// POSIX.1-2001 (pax) tar.
+    Tar,
+}
+
+impl Format {
+    /// MIME type of the raw stream.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::PgGlobals => "application/sql",
+            Self::Tar => "application/x-tar",
+            Self::PgCustom | Self::Rdb => "application/octet-stream",
+        }
+    }
+}
+
+/// How the raw stream is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// RFC 1952, any number of members.
+    Gzip,
+    /// RFC 8878, any number of frames.
+    Zstd,
+    None,
+}
+
+impl Encoding {
+    /// What the file's name ends in.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Gzip => ".gz",
+            Self::Zstd => ".zst",
+            Self::None => "",
+        }
+    }
+}
+
+/// Why bytes are not a manifest.
+#[derive(Debug, Error)]
+pub enum ManifestError {
+    #[error("the manifest's own checksum does not match: it was changed or cut after it was written")]
+    Damaged,
+    #[error("the manifest is sound but cannot be read: was it written by a newer version?")]
+    Unreadable(#[source] serde_json::Error),
+    #[error("the manifest has format {0}; this version reads format {FORMAT}: use a newer backstay")]
+    Format(u32),
+}
+
+impl Manifest {
+    /// The bytes to store, ending in the checksum over themselves.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Sealed<'a> {
+            #[serde(flatten)]
+            manifest: &'a Manifest,
+            integrity: String,
+        }
+        let sealed = Sealed { manifest: self, integrity: format!("sha256:{}", "0".repeat(DIGITS)) };
+        let mut bytes = serde_json::to_vec_pretty(&sealed).expect("a manifest has string keys only");
+        bytes.push(b'\n');
+        let at = digits_at(&bytes).expect("the mark was just written");
+        let digits = hex(&Sha256::digest(&bytes));
+        bytes[at..at + DIGITS].copy_from_slice(digits.as_bytes());
+        bytes
+    }
+
+    /// Reads a manifest back.
+    ///
+    /// # Errors
+    /// [`ManifestError::Damaged`] if a single bit differs from what was written.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ManifestError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            format: u32,
+        }
+        let at = digits_at(bytes).ok_or(ManifestError::Damaged)?;
+        let mut unsealed = bytes.to_vec();
+        let stored = unsealed[at..at + DIGITS].to_vec();
+        unsealed[at..at + DIGITS].fill(b'0');
+        if hex(&Sha256::digest(&unsealed)).as_bytes() != stored {
+            return Err(ManifestError::Damaged);
+        }
+        let format = serde_json::from_slice::<Versioned>(bytes).map_err(ManifestError::Unreadable)?.format;
+        if format != FORMAT {
+            return Err(ManifestError::Format(format));
+        }
+        serde_json::from_slice(bytes).map_err(ManifestError::Unreadable)
+    }
+
+    pub fn component(&self, name: &ComponentName) -> Option<&Component> {
+        self.components.iter().find(|c| c.name == *name)
+    }
+
+    pub fn artifacts(&self) -> impl Iterator<Item = &Artifact> {
+        self.components.iter().flat_map(|c| &c.artifacts)
+    }
+
+    pub fn raw_bytes(&self) -> u64 {
+        self.components.iter().map(Component::raw_bytes).sum()
+    }
+
+    pub fn stored_bytes(&self) -> u64 {
+        self.components.iter().map(Component::stored_bytes).sum()
+    }
+}
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Where the checksum's digits begin: after the last mark, with room for all of them.
+fn digits_at(bytes: &[u8]) -> Option<usize> {
+    let mark = MARK.as_bytes();
+    let at = bytes.windows(mark.len()).rposition(|w| w == mark)? + mark.len();
+    (at + DIGITS <= bytes.len()).then_some(at)
+}
