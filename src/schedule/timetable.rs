@@ -1,0 +1,396 @@
+//! Turns the schedules of many jobs into triggers. The only user of tokio-cron-scheduler.
+//!
+//! The crate gives the heartbeat (it looks every 500 ms) and the tasks; what is due is decided here. Left alone it freezes a zone's offset
+//! when a job is created, stops when the clock steps back, and loses activations beyond the size of its channels. So it gets a
+//! storage of our own ([`Table`]), which names only jobs that are due by our [`Clock`], and a job stays due until its trigger lies in the
+//! receiver's queue: an activation that the crate loses is made again at the next heartbeat, one that it makes twice finds nothing due.
+
+use std::collections::HashMap;
+use std::future::ready;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use thiserror::Error;
+use tokio::sync::{RwLock, mpsc};
+use tokio_cron_scheduler::job::job_data::{JobAndNextTick, JobStoredData, JobType};
+use tokio_cron_scheduler::store::{DataStore, InitStore};
+use tokio_cron_scheduler::{
+    Context, JobCode, JobScheduler, JobSchedulerError, JobToRunAsync, MetaDataStorage, PinnedGetFuture, SimpleNotificationCode,
+    SimpleNotificationStore, ToCode,
+};
+use uuid::Uuid;
+
+use super::Schedule;
+use crate::clock::Clock;
+use crate::name::JobName;
+
+/// A clock that steps back by less than this is taken as a correction, and slots that already fired are not repeated; after a bigger
+/// step everything is computed anew from the new time.
+const SMALL_STEP: TimeDelta = TimeDelta::minutes(1);
+
+/// Places in the crate's channels, at least; it needs several a job when all jobs fire at once.
+const MIN_CHANNEL: usize = 256;
+
+/// A job's slot has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trigger {
+    pub job: JobName,
+    /// The newest slot that has come; older ones that were slept through are left out.
+    pub slot: DateTime<Utc>,
+}
+
+/// Why the timetable cannot run.
+#[derive(Debug, Error)]
+pub enum TimetableError {
+    #[error("start the scheduler")]
+    Start(#[source] JobSchedulerError),
+}
+
+/// A running timetable. Dropped without [`Timetable::stop`] it keeps ticking until the runtime ends.
+pub struct Timetable {
+    table: Table,
+    scheduler: JobScheduler,
+}
+
+impl std::fmt::Debug for Timetable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Timetable").finish_non_exhaustive()
+    }
+}
+
+impl Timetable {
+    /// Starts it; slots after now come out of the receiver, each within a second.
+    ///
+    /// # Errors
+    /// [`TimetableError::Start`], when the crate's tasks do not start.
+    pub async fn start(
+        jobs: impl IntoIterator<Item = (JobName, Schedule)>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, mpsc::Receiver<Trigger>), TimetableError> {
+        let jobs: Vec<_> = jobs.into_iter().collect();
+        let places = (4 * jobs.len()).max(MIN_CHANNEL);
+        Self::start_with(jobs, clock, places).await
+    }
+
+    async fn start_with(
+        jobs: Vec<(JobName, Schedule)>,
+        clock: Arc<dyn Clock>,
+        places: usize,
+    ) -> Result<(Self, mpsc::Receiver<Trigger>), TimetableError> {
+        let (triggers, receiver) = mpsc::channel(places);
+        let table = Table { state: Arc::new(Mutex::new(State { seen: clock.now(), rows: HashMap::new() })), clock, triggers };
+        table.replace(jobs);
+        let scheduler = JobScheduler::new_with_storage_and_code(
+            Box::new(table.clone()),
+            Box::new(SimpleNotificationStore::default()),
+            Box::new(table.clone()),
+            Box::new(SimpleNotificationCode::default()),
+            places,
+        )
+        .await
+        .map_err(TimetableError::Start)?;
+        scheduler.start().await.map_err(TimetableError::Start)?;
+        Ok((Self { table, scheduler }, receiver))
+    }
+
+    /// Takes other jobs from now on. A job that keeps its schedule keeps its next slot, even if that has just come.
+    pub fn replace(&self, jobs: impl IntoIterator<Item = (JobName, Schedule)>) {
+        self.table.replace(jobs);
+    }
+
+    /// When `job` fires next.
+    pub fn next(&self, job: &JobName) -> Option<DateTime<Utc>> {
+        self.table.lock().rows.values().find(|row| row.job == *job).map(|row| row.due)
+    }
+
+    /// No trigger is made after this.
+    pub async fn stop(mut self) {
+        self.table.lock().rows.clear();
+        if let Err(error) = self.scheduler.shutdown().await {
+            tracing::debug!(%error, "the scheduler did not take its shutdown");
+        }
+    }
+}
+
+/// The jobs and when each is due: the crate's storage of metadata and of code at once. Clones share.
+#[derive(Clone)]
+struct Table {
+    state: Arc<Mutex<State>>,
+    clock: Arc<dyn Clock>,
+    triggers: mpsc::Sender<Trigger>,
+}
+
+struct State {
+    /// The clock at the last look, to notice a step back.
+    seen: DateTime<Utc>,
+    rows: HashMap<Uuid, Row>,
+}
+
+struct Row {
+    job: JobName,
+    schedule: Schedule,
+    due: DateTime<Utc>,
+}
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replace(&self, jobs: impl IntoIterator<Item = (JobName, Schedule)>) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let old: HashMap<JobName, Row> = state.rows.drain().map(|(_, row)| (row.job.clone(), row)).collect();
+        for (job, schedule) in jobs {
+            let kept = old.get(&job).filter(|row| row.schedule == schedule).map(|row| row.due);
+            // a schedule without a next slot was refused when it was parsed
+            let Some(due) = kept.or_else(|| schedule.next_after(now)) else { continue };
+            state.rows.insert(Uuid::new_v4(), Row { job, schedule, due });
+        }
+    }
+
+    /// The jobs whose slot has come.
+    fn due(&self) -> Vec<Uuid> {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        if now < state.seen - SMALL_STEP {
+            tracing::warn!(from = %state.seen, to = %now, "the clock stepped back: the next runs are computed anew");
+            for row in state.rows.values_mut() {
+                row.due = row.schedule.next_after(now).unwrap_or(row.due);
+            }
+        }
+        state.seen = now;
+        state.rows.iter().filter(|(_, row)| row.due <= now).map(|(id, _)| *id).collect()
+    }
+
+    /// Sends the trigger of a job whose slot has come. With a full queue the job stays due, until the next heartbeat.
+    fn fire(&self, id: Uuid) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let Some(row) = state.rows.get_mut(&id).filter(|row| row.due <= now) else { return };
+        let slot = row.schedule.previous_slot(now).unwrap_or(row.due);
+        if self.triggers.try_send(Trigger { job: row.job.clone(), slot }).is_ok() {
+            row.due = row.schedule.next_after(now).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        }
+    }
+}
+
+type Answer<T> = Pin<Box<dyn Future<Output = Result<T, JobSchedulerError>> + Send>>;
+
+fn answer<T: Send + 'static>(value: T) -> Answer<T> {
+    Box::pin(ready(Ok(value)))
+}
+
+impl MetaDataStorage for Table {
+    fn list_next_ticks(&mut self) -> Answer<Vec<JobAndNextTick>> {
+        // The crate compares next_tick with its own clock; 1 (0 means "delete me") is past by any clock.
+        let tick = |id: Uuid| JobAndNextTick { id: Some(id.into()), job_type: JobType::Cron.into(), next_tick: 1, last_tick: None };
+        answer(self.due().into_iter().map(tick).collect())
+    }
+
+    /// The crate's idea of the next tick knows no zone: [`Table::fire`] has set ours.
+    fn set_next_and_last_tick(&mut self, _: Uuid, _: Option<DateTime<Utc>>, _: Option<DateTime<Utc>>) -> Answer<()> {
+        answer(())
+    }
+
+    fn time_till_next_job(&mut self) -> Answer<Option<std::time::Duration>> {
+        let now = self.clock.now();
+        answer(self.lock().rows.values().map(|row| (row.due - now).to_std().unwrap_or_default()).min())
+    }
+}
+
+impl DataStore<JobStoredData> for Table {
+    fn get(&mut self, id: Uuid) -> Answer<Option<JobStoredData>> {
+        answer(Some(JobStoredData {
+            id: Some(id.into()),
+            last_updated: None,
+            last_tick: None,
+            next_tick: 1,
+            job_type: JobType::Cron.into(),
+            count: 0,
+            extra: Vec::new(),
+            ran: false,
+            stopped: false,
+            job: None,
+            time_offset_seconds: 0,
+        }))
+    }
+
+    /// Jobs come through [`Timetable::start`] and [`Timetable::replace`] only.
+    fn add_or_update(&mut self, _: JobStoredData) -> Answer<()> {
+        Box::pin(ready(Err(JobSchedulerError::CantAdd)))
+    }
+
+    fn delete(&mut self, id: Uuid) -> Answer<()> {
+        self.lock().rows.remove(&id);
+        answer(())
+    }
+}
+
+impl InitStore for Table {
+    fn init(&mut self) -> Answer<()> {
+        answer(())
+    }
+
+    fn inited(&mut self) -> Answer<bool> {
+        answer(true)
+    }
+}
+
+impl ToCode<Box<JobToRunAsync>> for Table {
+    fn init(&mut self, _: &Context) -> Answer<()> {
+        answer(())
+    }
+
+    fn get(&mut self, _: Uuid) -> PinnedGetFuture<Box<JobToRunAsync>> {
+        let table = self.clone();
+        // The crate calls this closure under its locks, where a panic would end its runner: it only makes the future.
+        let code: Box<JobToRunAsync> = Box::new(move |id, _| {
+            let table = table.clone();
+            Box::pin(async move { table.fire(id) })
+        });
+        answer(Some(Arc::new(RwLock::new(code))))
+    }
+}
+
+impl JobCode for Table {}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::FixedClock;
+    use tokio::time::timeout;
+
+    fn utc(text: &str) -> DateTime<Utc> {
+        text.parse().expect("a time in the test")
+    }
+
+    fn job(name: &str, cron: &str, zone: &str) -> (JobName, Schedule) {
+        (name.parse().expect("a name"), Schedule::parse(cron, zone).expect("a schedule"))
+    }
+
+    async fn next(receiver: &mut mpsc::Receiver<Trigger>) -> (String, DateTime<Utc>) {
+        let trigger = timeout(Duration::from_secs(30), receiver.recv()).await.expect("a trigger in time").expect("a running timetable");
+        (trigger.job.to_string(), trigger.slot)
+    }
+
+    /// Waits until the timetable has looked at the clock as it stands now, so that "no trigger" means "none was made".
+    async fn looked(timetable: &Timetable, clock: &FixedClock) {
+        clock.advance(TimeDelta::milliseconds(1));
+        let now = clock.now();
+        timeout(Duration::from_secs(30), async {
+            while timetable.table.lock().seen != now {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("a heartbeat");
+    }
+
+    async fn started(now: &str, jobs: Vec<(JobName, Schedule)>) -> (Arc<FixedClock>, Timetable, mpsc::Receiver<Trigger>) {
+        let clock = Arc::new(FixedClock::at(utc(now)));
+        let (timetable, receiver) = Timetable::start(jobs, clock.clone()).await.expect("a timetable");
+        (clock, timetable, receiver)
+    }
+
+    #[tokio::test]
+    async fn five_hundred_jobs_at_one_instant_all_fire_once() {
+        let jobs = (0..500).map(|n| job(&format!("job-{n}"), "0 3 * * *", "UTC")).collect();
+        let (clock, timetable, mut receiver) = started("2026-06-01T02:59:59Z", jobs).await;
+        clock.advance(TimeDelta::seconds(1));
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..500 {
+            let (job, slot) = next(&mut receiver).await;
+            assert_eq!(slot, utc("2026-06-01T03:00:00Z"));
+            assert!(seen.insert(job), "fired twice");
+        }
+        looked(&timetable, &clock).await;
+        looked(&timetable, &clock).await;
+        assert!(receiver.try_recv().is_err(), "fired twice");
+    }
+
+    #[tokio::test]
+    async fn an_activation_that_a_full_channel_lost_is_made_again() {
+        let jobs = (0..40).map(|n| job(&format!("job-{n}"), "0 3 * * *", "UTC")).collect();
+        let clock = Arc::new(FixedClock::at(utc("2026-06-01T03:00:00Z") - TimeDelta::seconds(1)));
+        let (timetable, mut receiver) = Timetable::start_with(jobs, clock.clone(), 4).await.expect("a timetable");
+        clock.advance(TimeDelta::seconds(1));
+        looked(&timetable, &clock).await;
+        looked(&timetable, &clock).await;
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..40 {
+            assert!(seen.insert(next(&mut receiver).await.0), "fired twice");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_hour_follows_the_zone_through_a_change_of_the_clocks() {
+        let (clock, _timetable, mut receiver) = started("2026-03-28T01:29:59Z", vec![job("a", "30 2 * * *", "Europe/Berlin")]).await;
+        for slot in ["2026-03-28T01:30:00Z", "2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"] {
+            clock.advance(utc(slot) - clock.now());
+            assert_eq!(next(&mut receiver).await, ("a".into(), utc(slot)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_steps_far_back_does_not_stall_the_jobs() {
+        let (clock, timetable, mut receiver) = started("2030-06-01T02:59:59Z", vec![job("a", "0 3 * * *", "UTC")]).await;
+        clock.advance(TimeDelta::seconds(1));
+        assert_eq!(next(&mut receiver).await.1, utc("2030-06-01T03:00:00Z"));
+        clock.advance(utc("2026-06-01T12:00:00Z") - clock.now());
+        looked(&timetable, &clock).await;
+        clock.advance(utc("2026-06-02T03:00:00Z") - clock.now());
+        assert_eq!(next(&mut receiver).await.1, utc("2026-06-02T03:00:00Z"));
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_corrected_by_seconds_does_not_repeat_a_slot() {
+        let (clock, timetable, mut receiver) = started("2026-06-01T02:59:59Z", vec![job("a", "0 3 * * *", "UTC")]).await;
+        clock.advance(TimeDelta::seconds(1));
+        next(&mut receiver).await;
+        looked(&timetable, &clock).await;
+        clock.advance(TimeDelta::seconds(-5));
+        looked(&timetable, &clock).await;
+        clock.advance(TimeDelta::seconds(10));
+        looked(&timetable, &clock).await;
+        looked(&timetable, &clock).await;
+        assert!(receiver.try_recv().is_err(), "the slot fired again");
+    }
+
+    #[tokio::test]
+    async fn of_several_slots_slept_through_only_the_newest_fires() {
+        let (clock, timetable, mut receiver) = started("2026-06-01T12:00:00Z", vec![job("a", "0 3 * * *", "UTC")]).await;
+        clock.advance(TimeDelta::days(4));
+        assert_eq!(next(&mut receiver).await.1, utc("2026-06-05T03:00:00Z"));
+        looked(&timetable, &clock).await;
+        looked(&timetable, &clock).await;
+        assert!(receiver.try_recv().is_err(), "an older slot fired too");
+    }
+
+    #[tokio::test]
+    async fn replaced_jobs_keep_a_slot_that_has_just_come_and_removed_ones_do_not_fire() {
+        let jobs = || vec![job("kept", "0 3 * * *", "UTC"), job("removed", "0 3 * * *", "UTC"), job("moved", "0 3 * * *", "UTC")];
+        let (clock, timetable, mut receiver) = started("2026-06-01T02:59:59Z", jobs()).await;
+        let other = vec![job("kept", "0 3 * * *", "UTC"), job("moved", "0 4 * * *", "UTC"), job("new", "30 3 * * *", "UTC")];
+        clock.advance(TimeDelta::seconds(1));
+        timetable.replace(other);
+        assert_eq!(next(&mut receiver).await, ("kept".into(), utc("2026-06-01T03:00:00Z")));
+        clock.advance(TimeDelta::minutes(30));
+        assert_eq!(next(&mut receiver).await, ("new".into(), utc("2026-06-01T03:30:00Z")));
+        assert_eq!(timetable.next(&"moved".parse().expect("a name")), Some(utc("2026-06-01T04:00:00Z")));
+        assert_eq!(timetable.next(&"removed".parse().expect("a name")), None);
+    }
+
+    #[tokio::test]
+    async fn nothing_fires_after_stop() {
+        let (clock, timetable, mut receiver) = started("2026-06-01T02:59:59Z", vec![job("a", "0 3 * * *", "UTC")]).await;
+        let table = timetable.table.clone();
+        timetable.stop().await;
+        clock.advance(TimeDelta::seconds(1));
+        assert_eq!(table.due(), Vec::<Uuid>::new());
+        assert!(receiver.try_recv().is_err());
+    }
+}
