@@ -7,6 +7,7 @@
 //! cli    → catalog  → restore plan → storage → pipeline → component (restorer)
 //! ```
 
+pub mod catalog;
 pub mod clock;
 pub mod component;
 pub mod config;

@@ -40,6 +40,9 @@ pub struct Manifest {
     /// The scheduled moment that this run served; absent for a run by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<DateTime<Utc>>,
+    /// The components that were asked for, sorted, where that was not the whole job; empty for the whole job.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<ComponentName>,
     pub components: Vec<Component>,
 }
 
@@ -210,7 +213,7 @@ impl Manifest {
         let mut bytes = serde_json::to_vec_pretty(&sealed).expect("a manifest has string keys only");
         bytes.push(b'\n');
         let at = digits_at(&bytes).expect("the mark was just written");
-        let digits = hex(&Sha256::digest(&bytes));
+        let digits = sha256_hex(&bytes);
         bytes[at..at + DIGITS].copy_from_slice(digits.as_bytes());
         bytes
     }
@@ -228,7 +231,7 @@ impl Manifest {
         let mut unsealed = bytes.to_vec();
         let stored = unsealed[at..at + DIGITS].to_vec();
         unsealed[at..at + DIGITS].fill(b'0');
-        if hex(&Sha256::digest(&unsealed)).as_bytes() != stored {
+        if sha256_hex(&unsealed).as_bytes() != stored {
             return Err(ManifestError::Damaged);
         }
         let format = serde_json::from_slice::<Versioned>(bytes).map_err(ManifestError::Unreadable)?.format;
@@ -255,6 +258,11 @@ impl Manifest {
     }
 }
 
+/// SHA-256 in lower-case hex.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 /// Lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -265,4 +273,63 @@ fn digits_at(bytes: &[u8]) -> Option<usize> {
     let mark = MARK.as_bytes();
     let at = bytes.windows(mark.len()).rposition(|w| w == mark)? + mark.len();
     (at + DIGITS <= bytes.len()).then_some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Manifest {
+        let text = r#"{
+            "format": 1, "name": "default-2026-01-02-030405", "job": "default", "created": "2026-01-02T03:04:05Z",
+            "finished": "2026-01-02T03:05:05Z", "tool": "backstay 0.1.0", "host": "h", "status": "partial",
+            "components": [
+                {"name": "media", "kind": "directory", "status": "complete", "seconds": 1.5, "facts": {"files": 3}, "warnings": ["w"],
+                 "artifacts": [{"path": "media/media.tar.gz", "format": "tar", "encoding": "gzip", "raw_bytes": 10, "stored_bytes": 5,
+                                "sha256": "00", "blake3": "11", "from_the_future": true}]},
+                {"name": "redis", "kind": "redis", "status": "failed", "reason": "down", "seconds": 0}
+            ],
+            "from_the_future": [1]
+        }"#;
+        serde_json::from_str(text).expect("unknown members are ignored")
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        assert_eq!(Manifest::from_bytes(&sample().to_bytes()).expect("sound"), sample());
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let bytes = sample().to_bytes();
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << bit;
+                assert!(matches!(Manifest::from_bytes(&flipped), Err(ManifestError::Damaged)), "bit {bit} of byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_cut_or_grew_is_found() {
+        let bytes = sample().to_bytes();
+        for end in 0..bytes.len() {
+            assert!(matches!(Manifest::from_bytes(&bytes[..end]), Err(ManifestError::Damaged)), "cut at {end}");
+        }
+        assert!(matches!(Manifest::from_bytes(&[bytes, b" ".to_vec()].concat()), Err(ManifestError::Damaged)));
+    }
+
+    #[test]
+    fn a_newer_format_is_named() {
+        let manifest = Manifest { format: 2, ..sample() };
+        assert!(matches!(Manifest::from_bytes(&manifest.to_bytes()), Err(ManifestError::Format(2))));
+    }
+
+    #[test]
+    fn a_path_that_leaves_the_backup_is_refused() {
+        let mut value = serde_json::to_value(sample()).expect("serialises");
+        value["components"][0]["artifacts"][0]["path"] = "../../etc/passwd".into();
+        assert!(serde_json::from_value::<Manifest>(value).is_err());
+    }
 }

@@ -1,30 +1,18 @@
-//! From a source's bytes to stored bytes, and back.
+//! From a source's bytes to stored bytes ([`Packer`]), and back ([`unpack`]).
+//!
+//! ```text
+//! source → chunks → compress (blocking threads, side by side) → BLAKE3 of raw, SHA-256 of stored → parts, in stream order
+//! stored → SHA-256 → decompress → BLAKE3 → raw, whose end comes only after both hashes matched
+//! ```
+//!
+//! Every byte in flight is drawn from one [`Budget`], so that memory does not grow with the size of the data.
 
-use crate::manifest::Encoding;
+mod budget;
+mod codec;
+mod pack;
+mod unpack;
 
-/// A compression and its level.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Codec {
-    pub encoding: Encoding,
-    /// gzip 1–9 (default 1 until measured), zstd 1–19 (default 3); ignored for none.
-    pub level: u32,
-}
-
-impl Codec {
-    /// `level` 0 is the measured default of that encoding.
-    ///
-    /// # Errors
-    /// A sentence, for a level that the encoding does not have.
-    pub fn new(encoding: Encoding, level: u32) -> Result<Self, String> {
-        let (default, max) = match encoding {
-            Encoding::Gzip => (6, 9),
-            Encoding::Zstd => (3, 19),
-            Encoding::None => (0, 0),
-        };
-        match level {
-            0 => Ok(Self { encoding, level: default }),
-            l if l <= max => Ok(Self { encoding, level }),
-            l => Err(format!("level {l} does not exist (0 to {max}; 0 is the default)")),
-        }
-    }
-}
+pub use budget::{Budget, Engine};
+pub use codec::Codec;
+pub use pack::{PackError, PackOptions, Packed, Packer, Part};
+pub use unpack::{UnpackError, unpack};

@@ -1,0 +1,176 @@
+//! The backups of a target.
+//!
+//! Invariant: a backup exists exactly when its manifest exists. Artifacts are stored first and the manifest last; a removal takes the
+//! manifest first.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use thiserror::Error;
+
+use crate::manifest::{self, Manifest, ManifestError, Status};
+use crate::name::{ArtifactPath, BackupName, JobName};
+use crate::retention::Candidate;
+use crate::storage::{StorageError, Target, layout};
+
+/// Manifests that are read at once.
+const PARALLEL: usize = 32;
+
+/// How long the objects of a run without a manifest are left alone: it may still be under way.
+const GRACE: TimeDelta = TimeDelta::hours(24);
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain";
+
+/// What can go wrong with a catalog.
+#[derive(Debug, Error)]
+pub enum CatalogError {
+    #[error("there is no backup `{0}`")]
+    NotFound(BackupName),
+    #[error("backup `{name}` in target `{target}` is damaged")]
+    Damaged {
+        name: BackupName,
+        target: String,
+        #[source]
+        source: ManifestError,
+    },
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// One backup as it was found.
+#[derive(Debug)]
+pub enum Entry {
+    Sound(Box<Manifest>),
+    /// It has a manifest, which is not what was written.
+    Damaged(BackupName, ManifestError),
+}
+
+impl Entry {
+    pub fn name(&self) -> &BackupName {
+        match self {
+            Self::Sound(manifest) => &manifest.name,
+            Self::Damaged(name, _) => name,
+        }
+    }
+
+    pub fn manifest(&self) -> Option<&Manifest> {
+        match self {
+            Self::Sound(manifest) => Some(manifest),
+            Self::Damaged(..) => None,
+        }
+    }
+}
+
+/// The backups of one target.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    target: Target,
+}
+
+impl Catalog {
+    pub fn new(target: Target) -> Self {
+        Self { target }
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Every backup, of `job` if one is given; oldest first.
+    pub async fn list(&self, job: Option<&JobName>) -> Result<Vec<Entry>, StorageError> {
+        let names = self.target.backup_names().await?;
+        let wanted = names.into_iter().filter(|n| job.is_none_or(|job| n.job() == job));
+        stream::iter(wanted).map(|name| self.read(name)).buffered(PARALLEL).try_filter_map(|entry| async { Ok(entry) }).try_collect().await
+    }
+
+    /// The manifest of a backup.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotFound`] and [`CatalogError::Damaged`] besides those of the target.
+    pub async fn find(&self, name: &BackupName) -> Result<Manifest, CatalogError> {
+        match self.read(name.clone()).await? {
+            Some(Entry::Sound(manifest)) => Ok(*manifest),
+            Some(Entry::Damaged(name, source)) => Err(CatalogError::Damaged { name, target: self.target.name().to_string(), source }),
+            None => Err(CatalogError::NotFound(name.clone())),
+        }
+    }
+
+    async fn read(&self, name: BackupName) -> Result<Option<Entry>, StorageError> {
+        match self.target.read(&self.target.layout().manifest(&name), manifest::MAX_BYTES).await {
+            Ok(bytes) => Ok(Some(parse(name, &bytes))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the backup exist: its artifacts are already stored, now the list of checksums and, last and create-only, the manifest.
+    pub async fn commit(&self, manifest: &Manifest) -> Result<(), StorageError> {
+        let layout = self.target.layout();
+        let bytes = manifest.to_bytes();
+        self.target.write(&layout.sums(&manifest.name), sums(manifest, &bytes).into(), TEXT).await?;
+        self.target.create(&layout.manifest(&manifest.name), bytes.into(), JSON).await
+    }
+
+    /// Removes a backup: from the first deletion on it does not exist. Touches only what the manifest names.
+    pub async fn remove(&self, manifest: &Manifest) -> Result<(), StorageError> {
+        let layout = self.target.layout();
+        self.target.delete(&layout.manifest(&manifest.name)).await?;
+        for artifact in manifest.artifacts() {
+            self.target.delete(&layout.artifact(&manifest.name, &artifact.path)).await?;
+        }
+        self.target.delete(&layout.sums(&manifest.name)).await
+    }
+
+    /// Removes what runs of `job` that never committed have left, a day after they began. Only objects that such a run would have written
+    /// are touched. Returns the names that were cleared.
+    pub async fn sweep(&self, job: &JobName, now: DateTime<Utc>) -> Result<Vec<BackupName>, StorageError> {
+        let mut swept = Vec::new();
+        for name in self.target.backup_names().await? {
+            if name.job() != job || now - name.created() < GRACE {
+                continue;
+            }
+            let prefix = self.target.layout().backup(&name);
+            let objects = self.target.list(&prefix).await?;
+            let manifest = self.target.layout().manifest(&name);
+            let young = objects.iter().any(|o| now - o.last_modified < GRACE);
+            if objects.is_empty() || young || objects.iter().any(|o| o.location == manifest) {
+                continue;
+            }
+            for object in &objects {
+                let below = object.location.as_ref().strip_prefix(prefix.as_ref()).unwrap_or_default().trim_start_matches('/');
+                if below == layout::SUMS || below.parse::<ArtifactPath>().is_ok() {
+                    self.target.delete(&object.location).await?;
+                }
+            }
+            swept.push(name);
+        }
+        Ok(swept)
+    }
+}
+
+fn parse(name: BackupName, bytes: &[u8]) -> Entry {
+    match Manifest::from_bytes(bytes) {
+        // a manifest that was moved under another name is not that backup
+        Ok(manifest) if manifest.name == name && manifest.job == *name.job() => Entry::Sound(Box::new(manifest)),
+        Ok(_) => Entry::Damaged(name, ManifestError::Damaged),
+        Err(error) => Entry::Damaged(name, error),
+    }
+}
+
+/// The format of `sha256sum`: digest, two spaces, path.
+fn sums(manifest: &Manifest, manifest_bytes: &[u8]) -> String {
+    let artifacts = manifest.artifacts().map(|a| format!("{}  {}\n", a.sha256, a.path));
+    artifacts.chain([format!("{}  {}\n", manifest::sha256_hex(manifest_bytes), layout::MANIFEST)]).collect()
+}
+
+/// What retention needs to know of the sound backups.
+pub fn candidates(entries: &[Entry]) -> Vec<Candidate> {
+    let manifests = entries.iter().filter_map(Entry::manifest);
+    manifests
+        .map(|m| Candidate {
+            name: m.name.clone(),
+            complete: m.status == Status::Complete,
+            scope: m.only.iter().map(ToString::to_string).collect(),
+        })
+        .collect()
+}

@@ -1,0 +1,221 @@
+//! A stored stream on its way back: hashed, decompressed, hashed again. Its end comes only after everything matched the manifest.
+
+use std::io::{self, Read};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::Stream;
+use futures_util::stream::StreamExt;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use tokio::io::AsyncRead;
+use tokio::sync::mpsc;
+use tokio_util::io::StreamReader;
+
+use super::codec;
+use crate::manifest::{Artifact, hex};
+
+/// Bytes that are handed on at once.
+const BLOCK: usize = 256 << 10;
+
+/// Blocks and network chunks that wait on either side of the decompressor.
+const AHEAD: usize = 8;
+
+/// Why a stored stream is not what the manifest says. All but [`UnpackError::Fetch`] are damage.
+#[derive(Debug, Error)]
+pub enum UnpackError {
+    #[error("read `{path}` from the target")]
+    Fetch {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{path}` is damaged: {found} bytes are stored, {expected} were written")]
+    Size { path: String, found: u64, expected: u64 },
+    #[error("`{path}` is damaged: its SHA-256 is not the one in the manifest")]
+    Stored { path: String },
+    #[error("`{path}` is damaged: it cannot be decompressed")]
+    Decode {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{path}` is damaged: its content has {found} bytes, {expected} were written")]
+    RawSize { path: String, found: u64, expected: u64 },
+    #[error("`{path}` is damaged: the BLAKE3 of its content is not the one in the manifest")]
+    Raw { path: String },
+}
+
+impl UnpackError {
+    /// Whether the stored bytes are wrong, rather than out of reach.
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, Self::Fetch { .. })
+    }
+}
+
+/// The raw stream of `artifact`, read from `stored`. Errors are [`UnpackError`] in an [`io::Error`].
+pub fn unpack<S, E>(artifact: &Artifact, stored: S) -> impl AsyncRead + Send + Unpin + use<S, E>
+where
+    S: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
+    let (stored_out, stored_in) = mpsc::channel(AHEAD);
+    let (raw_out, raw_in) = mpsc::channel::<io::Result<Bytes>>(AHEAD);
+    tokio::spawn(feed(stored, stored_out));
+    let artifact = artifact.clone();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = decode(&artifact, stored_in, &raw_out) {
+            // nobody reads any more: nobody needs the error
+            let _ = raw_out.blocking_send(Err(io::Error::other(error)));
+        }
+    });
+    StreamReader::new(Checked { blocks: raw_in, ended: false }.into_stream().boxed())
+}
+
+/// Turns a channel that closed without its last word into an error: a thread that died is not an end.
+struct Checked {
+    blocks: mpsc::Receiver<io::Result<Bytes>>,
+    ended: bool,
+}
+
+impl Checked {
+    fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> + Send {
+        futures_util::stream::unfold(self, |mut state| async move {
+            if state.ended {
+                return None;
+            }
+            match state.blocks.recv().await {
+                // the empty block is the decoder's last word
+                Some(Ok(block)) if block.is_empty() => None,
+                Some(result) => {
+                    state.ended = result.is_err();
+                    Some((result, state))
+                }
+                None => {
+                    state.ended = true;
+                    Some((Err(io::Error::other("the decompression thread ended early")), state))
+                }
+            }
+        })
+    }
+}
+
+async fn feed<S, E>(mut stored: S, out: mpsc::Sender<io::Result<Bytes>>)
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    while let Some(item) = stored.next().await {
+        let item = item.map_err(io::Error::other);
+        let failed = item.is_err();
+        if out.send(item).await.is_err() || failed {
+            return;
+        }
+    }
+}
+
+struct StoredReader {
+    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    current: Bytes,
+    sha256: Sha256,
+    bytes: u64,
+    ended: bool,
+    failed: Option<io::Error>,
+}
+
+impl Read for StoredReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(Ok(chunk)) => {
+                    self.sha256.update(&chunk);
+                    self.bytes += chunk.len() as u64;
+                    self.current = chunk;
+                }
+                Some(Err(error)) => {
+                    self.failed = Some(error);
+                    return Err(io::Error::other("the stored stream failed"));
+                }
+                None => {
+                    self.ended = true;
+                    return Ok(0);
+                }
+            }
+        }
+        let n = out.len().min(self.current.len());
+        self.current.copy_to_slice(&mut out[..n]);
+        Ok(n)
+    }
+}
+
+fn decode(
+    artifact: &Artifact,
+    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    out: &mpsc::Sender<io::Result<Bytes>>,
+) -> Result<(), UnpackError> {
+    let path = || artifact.path.to_string();
+    let mut stored = StoredReader { chunks, current: Bytes::new(), sha256: Sha256::new(), bytes: 0, ended: false, failed: None };
+    let mut raw_hash = blake3::Hasher::new();
+    let mut raw_bytes = 0u64;
+    let decoded = (|| {
+        let mut decoder = codec::decoder(artifact.encoding, &mut stored)?;
+        loop {
+            let mut block = BytesMut::zeroed(BLOCK);
+            let n = read_full(&mut decoder, &mut block)?;
+            if n == 0 {
+                return Ok(true);
+            }
+            block.truncate(n);
+            raw_hash.update(&block);
+            raw_bytes += n as u64;
+            // a stream that goes on past its recorded end is damaged, however much more there may be
+            if raw_bytes > artifact.raw_bytes {
+                return Ok(true);
+            }
+            if out.blocking_send(Ok(block.freeze())).is_err() {
+                return Ok(false);
+            }
+        }
+    })();
+    if let Some(source) = stored.failed.take() {
+        return Err(UnpackError::Fetch { path: path(), source });
+    }
+    if let Ok(false) = decoded {
+        return Ok(());
+    }
+    if decoded.is_ok() && raw_bytes <= artifact.raw_bytes {
+        // the decoder may leave bytes unread: they belong to the object and to its hash
+        if let Err(source) = io::copy(&mut stored, &mut io::sink()) {
+            return Err(UnpackError::Fetch { path: path(), source: stored.failed.take().unwrap_or(source) });
+        }
+    }
+    if stored.ended && stored.bytes != artifact.stored_bytes {
+        return Err(UnpackError::Size { path: path(), found: stored.bytes, expected: artifact.stored_bytes });
+    }
+    if let Err(source) = decoded {
+        return Err(UnpackError::Decode { path: path(), source });
+    }
+    if raw_bytes != artifact.raw_bytes {
+        return Err(UnpackError::RawSize { path: path(), found: raw_bytes, expected: artifact.raw_bytes });
+    }
+    if raw_hash.finalize().to_hex().as_str() != artifact.blake3 {
+        return Err(UnpackError::Raw { path: path() });
+    }
+    if hex(&stored.sha256.finalize()) != artifact.sha256 {
+        return Err(UnpackError::Stored { path: path() });
+    }
+    let _ = out.blocking_send(Ok(Bytes::new()));
+    Ok(())
+}
+
+fn read_full(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut n = 0;
+    while n < buffer.len() {
+        match reader.read(&mut buffer[n..]) {
+            Ok(0) => break,
+            Ok(read) => n += read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(n)
+}

@@ -1,0 +1,70 @@
+//! What is stored where: the only builder of keys.
+//!
+//! ```text
+//! <backup name>/manifest.json
+//! <backup name>/SHA256SUMS
+//! <backup name>/<component>/<artifact>
+//! .backstay/leases/<job>/<number>.json
+//! ```
+
+use object_store::path::Path;
+
+use crate::name::{ArtifactPath, BackupName, JobName};
+
+/// Name of the record that makes a backup exist.
+pub const MANIFEST: &str = "manifest.json";
+/// Name of the checksum list, in the format of `sha256sum`.
+pub const SUMS: &str = "SHA256SUMS";
+
+/// The keys of a target, below its prefix.
+#[derive(Debug, Clone, Default)]
+pub struct Layout {
+    prefix: String,
+}
+
+impl Layout {
+    /// `prefix` has no slash at either end; empty is the root.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    pub fn root(&self) -> Path {
+        self.key("")
+    }
+
+    pub fn backup(&self, name: &BackupName) -> Path {
+        self.key(&name.to_string())
+    }
+
+    pub fn manifest(&self, name: &BackupName) -> Path {
+        self.key(&format!("{name}/{MANIFEST}"))
+    }
+
+    pub fn sums(&self, name: &BackupName) -> Path {
+        self.key(&format!("{name}/{SUMS}"))
+    }
+
+    pub fn artifact(&self, name: &BackupName, path: &ArtifactPath) -> Path {
+        self.key(&format!("{name}/{path}"))
+    }
+
+    pub fn leases(&self, job: &JobName) -> Path {
+        self.key(&format!(".backstay/leases/{job}"))
+    }
+
+    pub fn lease(&self, job: &JobName, number: u64) -> Path {
+        self.key(&format!(".backstay/leases/{job}/{number:020}.json"))
+    }
+
+    /// The fencing number of a lease's key.
+    pub fn lease_number(key: &Path) -> Option<u64> {
+        key.filename()?.strip_suffix(".json")?.parse().ok()
+    }
+
+    /// `Path::parse` keeps `%` as it is, where `Path::from` would escape it: the key in a bucket, the file on a disk and the line in
+    /// SHA256SUMS have one spelling.
+    fn key(&self, below: &str) -> Path {
+        let joined = [self.prefix.as_str(), below].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join("/");
+        Path::parse(joined).expect("a validated prefix and validated names make a valid key")
+    }
+}

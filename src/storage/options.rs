@@ -1,0 +1,90 @@
+//! How a target is named and reached.
+
+use std::path::PathBuf;
+
+use crate::name::TargetName;
+use crate::secret::Secret;
+
+/// How to reach a target. Which kind it is, the URL says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetOptions {
+    pub name: TargetName,
+    pub location: Location,
+    pub s3: S3Options,
+}
+
+/// The parsed `url` of a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// `file:///absolute/path` or `file://./relative`.
+    File(PathBuf),
+    /// `s3://bucket/prefix`; the prefix may be empty and has no slash at either end.
+    S3 { bucket: String, prefix: String },
+}
+
+/// The S3 keys of a target; unset ones fall back to the `AWS_*` variables.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct S3Options {
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    pub access_key_id: Option<Secret>,
+    pub secret_access_key: Option<Secret>,
+    pub session_token: Option<Secret>,
+    pub addressing: Addressing,
+    pub allow_http: bool,
+    /// PEM, besides the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// Do not verify the server's certificate. For authentik's `INSECURE_SKIP_VERIFY` only.
+    pub insecure_skip_verify: bool,
+    /// Bytes of an upload part; `None`: chosen from the size of the artifact.
+    pub part_size: Option<u64>,
+    /// Most parts that the provider takes in one upload.
+    pub max_parts: u32,
+    pub storage_class: Option<String>,
+    /// Ask the server to check `sha256` of each request.
+    pub checksum: Checksum,
+}
+
+/// Where the bucket's name goes in a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Addressing {
+    /// Path with an endpoint of its own, virtual for AWS.
+    #[default]
+    Auto,
+    Path,
+    Virtual,
+}
+
+/// The additional checksum that an upload carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Checksum {
+    #[default]
+    None,
+    Sha256,
+}
+
+impl Location {
+    /// Understands the `url` of a target.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong and what is accepted.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        if let Some(path) = url.strip_prefix("file://") {
+            return if path.is_empty() {
+                Err(format!("`{url}` names no directory (expected `file:///path`)"))
+            } else {
+                Ok(Self::File(path.into()))
+            };
+        }
+        if let Some(rest) = url.strip_prefix("s3://") {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            let prefix = prefix.trim_matches('/');
+            return if bucket.is_empty() || prefix.split('/').any(|s| matches!(s, "." | "..") || (s.is_empty() && !prefix.is_empty())) {
+                Err(format!("`{url}` is not a bucket and a prefix (expected `s3://bucket/prefix`)"))
+            } else {
+                Ok(Self::S3 { bucket: bucket.into(), prefix: prefix.into() })
+            };
+        }
+        Err(format!("`{url}` is not a target (expected `file:///path` or `s3://bucket/prefix`)"))
+    }
+}

@@ -1,0 +1,84 @@
+//! A target in an S3 bucket.
+
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
+use object_store::{Certificate, ClientOptions, RetryConfig};
+
+use super::error::StorageError;
+use super::options::{Addressing, Checksum, S3Options};
+use crate::name::TargetName;
+use crate::secret::{Revealed, Secret};
+
+/// A store that sends nothing for so long is asked again.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long one request is retried, and how often.
+const RETRY_FOR: Duration = Duration::from_secs(60);
+const RETRIES: usize = 6;
+
+pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Result<AmazonS3, StorageError> {
+    let setup = |source: Box<dyn std::error::Error + Send + Sync>| StorageError::Setup { target: target.clone(), source };
+    let reveal = |secret: &Option<Secret>| -> Result<Option<Revealed>, StorageError> {
+        secret.as_ref().map(Secret::reveal).transpose().map_err(|source| StorageError::Secret { target: target.clone(), source })
+    };
+
+    // The whole-request timeout would cut a long body: what must not stand still is each read.
+    let mut client = ClientOptions::new()
+        .with_timeout_disabled()
+        .with_read_timeout(READ_TIMEOUT)
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_allow_http(options.allow_http)
+        .with_allow_invalid_certificates(options.insecure_skip_verify);
+    if let Some(path) = &options.ca_file {
+        let pem = std::fs::read(path).map_err(|source| StorageError::Directory {
+            target: target.clone(),
+            path: path.display().to_string(),
+            source,
+        })?;
+        for certificate in Certificate::from_pem_bundle(&pem).map_err(|e| setup(e.into()))? {
+            client = client.with_root_certificate(certificate);
+        }
+    }
+
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_client_options(client)
+        .with_retry(RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_FOR, ..RetryConfig::default() })
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_allow_http(options.allow_http);
+    let virtual_hosted = match options.addressing {
+        Addressing::Auto => options.endpoint.is_none(),
+        Addressing::Path => false,
+        Addressing::Virtual => true,
+    };
+    builder = builder.with_virtual_hosted_style_request(virtual_hosted);
+    if let Some(endpoint) = &options.endpoint {
+        builder = builder.with_endpoint(if virtual_hosted { with_bucket(endpoint, bucket) } else { endpoint.clone() });
+    }
+    if let Some(region) = &options.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(id) = reveal(&options.access_key_id)? {
+        builder = builder.with_access_key_id(id.expose());
+    }
+    if let Some(key) = reveal(&options.secret_access_key)? {
+        builder = builder.with_secret_access_key(key.expose());
+    }
+    if let Some(token) = reveal(&options.session_token)? {
+        builder = builder.with_token(token.expose());
+    }
+    if options.checksum == Checksum::Sha256 {
+        builder = builder.with_checksum_algorithm(object_store::aws::Checksum::SHA256);
+    }
+    builder.build().map_err(|e| setup(e.into()))
+}
+
+/// object_store wants the bucket's name in the endpoint when requests are virtual-hosted.
+fn with_bucket(endpoint: &str, bucket: &str) -> String {
+    match endpoint.split_once("://") {
+        Some((scheme, host)) => format!("{scheme}://{bucket}.{host}"),
+        None => format!("https://{bucket}.{endpoint}"),
+    }
+}

@@ -1,0 +1,189 @@
+//! One target: a store, the layout of its keys, and what its kind allows.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{Attribute, Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+
+use super::error::StorageError;
+use super::layout::Layout;
+use super::options::{Location, TargetOptions};
+use super::{file, s3};
+use crate::name::{ArtifactPath, BackupName, TargetName};
+
+/// What a target is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Lists and reads; creates nothing.
+    Read,
+    /// Also writes and deletes; the directory of a file target is created.
+    Write,
+}
+
+/// An open target. Clones share the store and its connections.
+#[derive(Debug, Clone)]
+pub struct Target {
+    name: TargetName,
+    location: Location,
+    store: Arc<dyn ObjectStore>,
+    layout: Layout,
+    storage_class: Option<String>,
+    part_size: Option<u64>,
+    max_parts: u32,
+}
+
+impl Target {
+    /// Reads the secrets and sets the client up; no request is made yet.
+    ///
+    /// # Errors
+    /// [`StorageError`] when a secret, the directory of a file target, or a certificate cannot be read.
+    pub fn open(options: &TargetOptions, access: Access) -> Result<Self, StorageError> {
+        let (store, prefix): (Arc<dyn ObjectStore>, &str) = match &options.location {
+            Location::File(path) => (Arc::new(file::open(&options.name, path, access == Access::Write)?), ""),
+            Location::S3 { bucket, prefix } => (Arc::new(s3::open(&options.name, bucket, &options.s3)?), prefix),
+        };
+        Ok(Self::over(options, store, prefix))
+    }
+
+    /// A target over a given store, such as a wrapper that injects faults.
+    pub fn over(options: &TargetOptions, store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
+        Self {
+            name: options.name.clone(),
+            location: options.location.clone(),
+            store,
+            layout: Layout::new(prefix),
+            storage_class: options.s3.storage_class.clone(),
+            part_size: options.s3.part_size,
+            max_parts: options.s3.max_parts,
+        }
+    }
+
+    pub fn name(&self) -> &TargetName {
+        &self.name
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Bytes of an upload part, if the user set them.
+    pub fn part_size(&self) -> Option<u64> {
+        self.part_size
+    }
+
+    /// Most parts of one upload; `None` where the store has no limit.
+    pub fn max_parts(&self) -> Option<u32> {
+        matches!(self.location, Location::S3 { .. }).then_some(self.max_parts)
+    }
+
+    pub(super) fn store(&self) -> &dyn ObjectStore {
+        &*self.store
+    }
+
+    pub(super) fn call<'a>(&'a self, action: &'static str, key: &'a Path) -> impl FnOnce(object_store::Error) -> StorageError + 'a {
+        move |source| StorageError::Call { action, target: self.name.clone(), key: key.to_string(), source }
+    }
+
+    /// Content-Type and storage class, where the store takes them. No Content-Encoding: gzip members would be unpacked in flight.
+    pub(super) fn attributes(&self, content_type: &'static str) -> Attributes {
+        let mut attributes = Attributes::new();
+        if let Location::S3 { .. } = self.location {
+            attributes.insert(Attribute::ContentType, content_type.into());
+            if let Some(class) = &self.storage_class {
+                attributes.insert(Attribute::StorageClass, class.clone().into());
+            }
+        }
+        attributes
+    }
+
+    /// The names of everything in the target that is named like a backup, whether it exists (has a manifest) or not; sorted by time.
+    pub async fn backup_names(&self) -> Result<Vec<BackupName>, StorageError> {
+        let names = match &self.location {
+            Location::File(path) => {
+                let path = path.clone();
+                tokio::task::spawn_blocking(move || file::names(&path)).await.unwrap_or_else(|e| Err(e.into())).map_err(|source| {
+                    StorageError::Call { action: "list", target: self.name.clone(), key: "/".into(), source: generic(source) }
+                })?
+            }
+            Location::S3 { .. } => {
+                let root = self.layout.root();
+                let list = self.store.list_with_delimiter(Some(&root)).await.map_err(self.call("list", &root))?;
+                list.common_prefixes.iter().filter_map(|p| p.filename().map(ToOwned::to_owned)).collect()
+            }
+        };
+        let mut names: Vec<BackupName> = names.iter().filter_map(|n| n.parse().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Reads a small object whole; at most `limit` bytes.
+    pub async fn read(&self, key: &Path, limit: u64) -> Result<Bytes, StorageError> {
+        let result = self.store.get(key).await.map_err(self.call("read", key))?;
+        if result.meta.size > limit {
+            let source = generic(std::io::Error::other(format!("{} bytes, more than the {limit} that are read", result.meta.size)));
+            return Err(self.call("read", key)(source));
+        }
+        result.bytes().await.map_err(self.call("read", key))
+    }
+
+    /// The bytes of an artifact as they are stored.
+    pub async fn stream(
+        &self,
+        backup: &BackupName,
+        path: &ArtifactPath,
+    ) -> Result<BoxStream<'static, object_store::Result<Bytes>>, StorageError> {
+        let key = self.layout.artifact(backup, path);
+        Ok(self.store.get(&key).await.map_err(self.call("read", &key))?.into_stream())
+    }
+
+    /// Stores a small object, replacing what is there.
+    pub async fn write(&self, key: &Path, bytes: Bytes, content_type: &'static str) -> Result<(), StorageError> {
+        self.put(key, bytes, content_type, PutMode::Overwrite).await.map_err(self.call("write", key))
+    }
+
+    /// Stores a small object only if there is none. A create whose answer was lost is read back: the same bytes are success.
+    ///
+    /// # Errors
+    /// [`StorageError::Occupied`] when something else is there.
+    pub async fn create(&self, key: &Path, bytes: Bytes, content_type: &'static str) -> Result<(), StorageError> {
+        let Err(error) = self.put(key, bytes.clone(), content_type, PutMode::Create).await else { return Ok(()) };
+        match (self.store.get(key).await, &error) {
+            (Ok(found), _) => {
+                let found = found.bytes().await.map_err(self.call("read", key))?;
+                if found == bytes { Ok(()) } else { Err(StorageError::Occupied { target: self.name.clone(), key: key.to_string() }) }
+            }
+            (Err(_), _) => Err(self.call("create", key)(error)),
+        }
+    }
+
+    async fn put(&self, key: &Path, bytes: Bytes, content_type: &'static str, mode: PutMode) -> object_store::Result<()> {
+        let options = PutOptions { mode, attributes: self.attributes(content_type), ..PutOptions::default() };
+        self.store.put_opts(key, PutPayload::from_bytes(bytes), options).await.map(drop)
+    }
+
+    /// Deletes an object; one that is not there is as good as deleted.
+    pub async fn delete(&self, key: &Path) -> Result<(), StorageError> {
+        match self.store.delete(key).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(self.call("delete", key)(source)),
+        }
+    }
+
+    /// Every object below `prefix`.
+    pub async fn list(&self, prefix: &Path) -> Result<Vec<object_store::ObjectMeta>, StorageError> {
+        self.store.list(Some(prefix)).try_collect().await.map_err(self.call("list", prefix))
+    }
+
+    /// Makes one request that fails if the store is unreachable, the credentials are wrong or the bucket is missing.
+    pub async fn probe(&self) -> Result<(), StorageError> {
+        let root = self.layout.root();
+        let mut list = self.store.list(Some(&root));
+        list.next().await.transpose().map_err(self.call("list", &root)).map(drop)
+    }
+}
+
+fn generic(source: std::io::Error) -> object_store::Error {
+    object_store::Error::Generic { store: "target", source: source.into() }
+}

@@ -1,0 +1,197 @@
+//! One object on its way into one target, in parts.
+//!
+//! The upload runs in a task of its own. It becomes visible by [`Upload::finish`] only; an upload that is dropped, cancelled, or fails is
+//! aborted, so that no parts stay behind.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::path::Path;
+use object_store::{MultipartUpload, PutMultipartOptions, PutOptions, PutPayload};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::error::StorageError;
+use super::target::Target;
+
+/// Parts of one upload that are under way at once.
+const PARALLEL: usize = 3;
+
+/// How long an abort may take; the store forgets the parts by its lifecycle rule if it does not answer.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The next bytes of an object. `hold` is kept until they are stored: the memory that they were drawn from a budget.
+#[derive(Clone)]
+pub struct Piece {
+    pub payload: PutPayload,
+    pub hold: Arc<dyn Any + Send + Sync>,
+}
+
+enum Message {
+    Piece(Piece),
+    Finish,
+}
+
+/// A running upload.
+pub struct Upload {
+    messages: mpsc::Sender<Message>,
+    task: JoinHandle<Result<(), StorageError>>,
+}
+
+impl Upload {
+    /// Begins. `stall` is the longest that one part may take.
+    pub fn start(target: &Target, key: Path, content_type: &'static str, stall: Duration, cancel: CancellationToken) -> Self {
+        let (messages, inbox) = mpsc::channel(1);
+        let worker = Worker { target: target.clone(), key, content_type, stall, parts: JoinSet::new() };
+        let task = tokio::spawn(worker.run(inbox, cancel));
+        Self { messages, task }
+    }
+
+    /// Hands over the next bytes; waits while the store is slower than the source. False: the upload has failed, and
+    /// [`Upload::finish`] will say why.
+    pub async fn send(&self, piece: Piece) -> bool {
+        self.messages.send(Message::Piece(piece)).await.is_ok()
+    }
+
+    /// Makes the object visible.
+    pub async fn finish(self) -> Result<(), StorageError> {
+        // a closed channel means that the task has ended early and holds the error
+        let _ = self.messages.send(Message::Finish).await;
+        join(self.task).await
+    }
+
+    /// Removes what was uploaded. The error, if the upload had already failed by itself.
+    pub async fn abort(self) -> Option<StorageError> {
+        drop(self.messages);
+        join(self.task).await.err().filter(|e| !matches!(e, StorageError::Cancelled { .. }))
+    }
+}
+
+async fn join(task: JoinHandle<Result<(), StorageError>>) -> Result<(), StorageError> {
+    task.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+struct Worker {
+    target: Target,
+    key: Path,
+    content_type: &'static str,
+    stall: Duration,
+    parts: JoinSet<Result<(), StorageError>>,
+}
+
+impl Worker {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Message>, cancel: CancellationToken) -> Result<(), StorageError> {
+        let mut upload = None;
+        let result = tokio::select! {
+            () = cancel.cancelled() => Err(self.cancelled()),
+            result = self.transfer(&mut inbox, &mut upload) => result,
+        };
+        // close first: whoever is sending learns at once that nothing more is taken
+        drop(inbox);
+        if result.is_err() {
+            self.parts.shutdown().await;
+            if let Some(mut upload) = upload {
+                match tokio::time::timeout(ABORT_TIMEOUT, upload.abort()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(target = %self.target.name(), key = %self.key, %error, "could not abort an upload; its parts stay until the store's lifecycle rule removes them")
+                    }
+                    Err(_) => {
+                        tracing::warn!(target = %self.target.name(), key = %self.key, "aborting an upload timed out; its parts stay until the store's lifecycle rule removes them")
+                    }
+                }
+            }
+        }
+        result
+    }
+
+    /// The first piece is held back: an object of a single piece is stored by one request.
+    async fn transfer(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Message>,
+        slot: &mut Option<Box<dyn MultipartUpload>>,
+    ) -> Result<(), StorageError> {
+        let mut held: Option<Piece> = None;
+        loop {
+            match inbox.recv().await {
+                None => return Err(self.cancelled()),
+                Some(Message::Piece(piece)) => match (held.take(), slot.as_mut()) {
+                    (None, None) => held = Some(piece),
+                    (first, open) => {
+                        let upload = match open {
+                            Some(upload) => upload,
+                            None => slot.insert(self.begin().await?),
+                        };
+                        for piece in first.into_iter().chain([piece]) {
+                            self.part(upload.as_mut(), piece).await?;
+                        }
+                    }
+                },
+                Some(Message::Finish) => break,
+            }
+        }
+        while let Some(part) = self.parts.join_next().await {
+            flatten(part)?;
+        }
+        match slot.as_mut() {
+            None => self.put_whole(held.map(|p| p.payload).unwrap_or_default()).await,
+            Some(upload) => {
+                self.in_time(upload.complete()).await?.map_err(self.target.call("complete the upload of", &self.key))?;
+                // from here on an abort would be an error of its own
+                *slot = None;
+                Ok(())
+            }
+        }
+    }
+
+    async fn begin(&self) -> Result<Box<dyn MultipartUpload>, StorageError> {
+        let options = PutMultipartOptions { attributes: self.target.attributes(self.content_type), ..PutMultipartOptions::default() };
+        self.in_time(self.target.store().put_multipart_opts(&self.key, options))
+            .await?
+            .map_err(self.target.call("begin the upload of", &self.key))
+    }
+
+    async fn part(&mut self, upload: &mut dyn MultipartUpload, piece: Piece) -> Result<(), StorageError> {
+        while self.parts.len() >= PARALLEL
+            && let Some(part) = self.parts.join_next().await
+        {
+            flatten(part)?;
+        }
+        let (target, key, stall) = (self.target.clone(), self.key.clone(), self.stall);
+        let part = upload.put_part(piece.payload);
+        self.parts.spawn(async move {
+            let stored = within(stall, &target, &key, part).await?.map_err(target.call("upload a part of", &key));
+            drop(piece.hold);
+            stored
+        });
+        Ok(())
+    }
+
+    async fn put_whole(&self, payload: PutPayload) -> Result<(), StorageError> {
+        let options = PutOptions { attributes: self.target.attributes(self.content_type), ..PutOptions::default() };
+        let put = self.target.store().put_opts(&self.key, payload, options);
+        self.in_time(put).await?.map(drop).map_err(self.target.call("upload", &self.key))
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, StorageError> {
+        within(self.stall, &self.target, &self.key, work).await
+    }
+
+    fn cancelled(&self) -> StorageError {
+        StorageError::Cancelled { target: self.target.name().clone(), key: self.key.to_string() }
+    }
+}
+
+async fn within<T>(stall: Duration, target: &Target, key: &Path, work: impl Future<Output = T>) -> Result<T, StorageError> {
+    tokio::time::timeout(stall, work).await.map_err(|_| StorageError::Stalled {
+        target: target.name().clone(),
+        key: key.to_string(),
+        after: stall,
+    })
+}
+
+fn flatten(part: Result<Result<(), StorageError>, tokio::task::JoinError>) -> Result<(), StorageError> {
+    part.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
