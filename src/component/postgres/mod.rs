@@ -8,6 +8,12 @@ use thiserror::Error;
 use crate::name::ComponentName;
 use crate::secret::Secret;
 
+pub mod facts;
+pub mod globals;
+pub mod helper;
+pub mod script;
+pub mod sql;
+
 /// What went wrong; each variant names action and subject.
 #[derive(Debug, Error)]
 pub enum PostgresError {}

@@ -1,0 +1,72 @@
+//! What a backup records of a server and of its databases, beside their contents: the source writes it, the restorer reads it.
+//!
+//! These are the members of `facts` of a component of kind `postgres` in a manifest. A reader must treat every value as hostile.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::Facts;
+
+/// Member of [`Facts`] that holds [`Databases`].
+pub const DATABASES: &str = "databases";
+/// Member of [`Facts`]: `SHOW server_version`, such as `15.18 (Debian 15.18-0+deb12u1)`.
+pub const SERVER_VERSION: &str = "server_version";
+/// Member of [`Facts`]: `SHOW server_version_num`, such as 150018.
+pub const SERVER_VERSION_NUM: &str = "server_version_num";
+/// Member of [`Facts`]: version of the `pg_dump` that wrote the archives, such as `15.18`.
+pub const CLIENT_VERSION: &str = "client_version";
+
+/// Every database of the backup, by its name.
+pub type Databases = BTreeMap<String, DatabaseFacts>;
+
+/// The databases that a backup holds; `None` when they are not recorded, or not in a form that is understood.
+pub fn databases(facts: &Facts) -> Option<Databases> {
+    facts.get(DATABASES).and_then(|value| serde_json::from_value(value.clone()).ok())
+}
+
+/// `pg_database` and `pg_db_role_setting`, as far as `pg_dump` without `--create` leaves them out of its archive.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DatabaseFacts {
+    /// `pg_encoding_to_char(encoding)`.
+    pub encoding: Option<String>,
+    /// `datcollate`.
+    pub collate: Option<String>,
+    /// `datctype`.
+    pub ctype: Option<String>,
+    /// `datlocprovider`, spelt as CREATE DATABASE does: `libc`, `icu`, `builtin`. Before 15: `libc`.
+    pub locale_provider: Option<String>,
+    /// `daticulocale` (15, 16), `datlocale` (17 and later): of the providers `icu` and `builtin`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locale: Option<String>,
+    /// `daticurules` (16 and later).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icu_rules: Option<String>,
+    /// `pg_get_userbyid(datdba)`.
+    pub owner: Option<String>,
+    /// `datacl::text[]`, an `aclitem` each; `None`: the default privileges.
+    pub acl: Option<Vec<String>>,
+    /// `shobj_description(oid, 'pg_database')`.
+    pub comment: Option<String>,
+    /// `datconnlimit`; -1: none.
+    pub connection_limit: Option<i32>,
+    /// `datistemplate`.
+    pub is_template: bool,
+    /// `spcname` of `dattablespace`.
+    pub tablespace: Option<String>,
+    /// The rows of `pg_db_role_setting` with this database.
+    pub settings: Vec<RoleSettings>,
+    /// `pg_database_size(oid)`.
+    pub size_bytes: Option<u64>,
+}
+
+/// One row of `pg_db_role_setting`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleSettings {
+    /// `None`: for every role.
+    #[serde(default)]
+    pub role: Option<String>,
+    /// `setconfig::text[]`: `name=value` each.
+    pub settings: Vec<String>,
+}
