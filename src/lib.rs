@@ -14,6 +14,7 @@ pub mod config;
 pub mod manifest;
 pub mod name;
 pub mod pipeline;
+pub mod process;
 pub mod retention;
 pub mod schedule;
 pub mod secret;
