@@ -1,0 +1,6 @@
+//! End-to-end tests against real servers. One binary, so that it is linked once; each test runs in a process of its own under nextest.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod servers;

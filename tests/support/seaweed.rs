@@ -1,0 +1,141 @@
+//! SeaweedFS: a complete S3 server.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::ports::Port;
+use super::process::{Process, bound_to_test};
+use super::scratch::Scratch;
+use super::tls::Authority;
+use super::tools;
+
+/// A running SeaweedFS with one identity, which may do everything, and the bucket [`Seaweed::BUCKET`].
+///
+/// It checks signatures, but takes any region.
+#[derive(Debug)]
+pub struct Seaweed {
+    pub access_key: String,
+    pub secret_key: String,
+    process: Process,
+    master: Port,
+    filer: Port,
+    s3: Port,
+    tls: bool,
+    _others: [Port; 2],
+    _scratch: Scratch,
+}
+
+impl Seaweed {
+    pub const BUCKET: &str = "backups";
+
+    pub fn start() -> Self {
+        Self::launch(None)
+    }
+
+    /// S3 over https, with a certificate of `authority`.
+    pub fn start_tls(authority: &Authority) -> Self {
+        Self::launch(Some(authority))
+    }
+
+    fn launch(authority: Option<&Authority>) -> Self {
+        let scratch = Scratch::new();
+        let (access_key, secret_key) = ("AKTESTSEAWEED".to_owned(), "s3+secret/canary=4711".to_owned());
+        let identity = serde_json::json!({"identities": [{
+            "name": "test",
+            "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }]});
+        let config = scratch.write("s3.json", identity.to_string());
+        std::fs::create_dir(scratch.join("data")).expect("create a folder");
+        let (master, volume, filer, s3, spare) = (Port::free(), Port::free(), Port::free(), Port::free(), Port::free());
+
+        let mut command = Command::new(tools::installed("bin/weed"));
+        // otherwise it keeps to the proxies of the environment, even for its own ports
+        command.env_remove("http_proxy").env_remove("HTTP_PROXY").env("NO_PROXY", "*").current_dir(scratch.path());
+        command.args(["-logtostderr=true", "mini", "-dir=data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-metricsPort=0"]);
+        command.args(["-admin.ui=false", "-webdav=false", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.iam=false"]);
+        command.args(["-s3.autoCreateBucket=false", &format!("-bucket={}", Self::BUCKET), &format!("-s3.config={}", config.display())]);
+        for (option, port) in [("master", &master), ("volume", &volume), ("filer", &filer), ("admin", &spare)] {
+            command.arg(format!("-{option}.port={}", port.number()));
+        }
+        if let Some(authority) = authority {
+            authority.install(scratch.path());
+            // with a certificate the s3 port itself speaks TLS
+            command.args(["-s3.cert.file=server.pem", "-s3.key.file=server.key"]);
+        }
+        command.arg(format!("-s3.port={}", s3.number()));
+
+        let mut process = Process::spawn("SeaweedFS", bound_to_test(command, "KILL"), &scratch.join("log"), Signal::KILL);
+        let bucket = format!("/buckets/{}/", Self::BUCKET);
+        process.wait_until(|| {
+            TcpStream::connect(("127.0.0.1", s3.number())).is_ok()
+                && get(filer.number(), &bucket).is_some_and(|reply| reply.starts_with("HTTP/1.1 200"))
+                && get(master.number(), "/dir/assign").is_some_and(|reply| reply.contains("\"fid\""))
+        });
+        let tls = authority.is_some();
+        Self { access_key, secret_key, process, master, filer, s3, tls, _others: [volume, spare], _scratch: scratch }
+    }
+
+    /// `http://127.0.0.1:PORT`, or `https://localhost:PORT` with TLS.
+    pub fn endpoint(&self) -> String {
+        if self.tls { format!("https://localhost:{}", self.s3.number()) } else { format!("http://127.0.0.1:{}", self.s3.number()) }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.s3.number()
+    }
+
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    pub fn create_bucket(&self, name: &str) {
+        let mut shell = Command::new(tools::installed("bin/weed"));
+        shell.args(["shell", &format!("-master=127.0.0.1:{}", self.master.number()), &format!("-filer=127.0.0.1:{}", self.filer.number())]);
+        let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start weed shell");
+        writeln!(child.stdin.take().expect("stdin was piped"), "s3.bucket.create -name {name}\nexit").expect("write to weed shell");
+        let output = child.wait_with_output().expect("wait for weed shell");
+        let reply = get(self.filer.number(), &format!("/buckets/{name}/")).unwrap_or_default();
+        assert!(reply.starts_with("HTTP/1.1 200"), "create bucket {name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// A client of a bucket, to look at what the program stored.
+    pub fn bucket(&self, name: &str) -> object_store::aws::AmazonS3 {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        object_store::aws::AmazonS3Builder::new()
+            .with_endpoint(self.endpoint())
+            .with_allow_http(true)
+            .with_bucket_name(name)
+            .with_region("us-east-1")
+            .with_access_key_id(&self.access_key)
+            .with_secret_access_key(&self.secret_key)
+            .build()
+            .expect("a valid S3 client")
+    }
+
+    /// Stops answering, without closing its ports, until [`Self::thaw`].
+    pub fn freeze(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
+    pub fn stop(&mut self) {
+        self.process.stop();
+    }
+}
+
+fn get(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").ok()?;
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).ok()?;
+    Some(String::from_utf8_lossy(&reply).into_owned())
+}
