@@ -8,13 +8,16 @@
 //! ```
 
 pub mod catalog;
+pub mod chain;
 pub mod clock;
 pub mod component;
 pub mod config;
+pub mod job;
 pub mod manifest;
 pub mod name;
 pub mod pipeline;
 pub mod process;
+pub mod restore;
 pub mod retention;
 pub mod schedule;
 pub mod secret;

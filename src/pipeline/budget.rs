@@ -1,6 +1,7 @@
 //! What all streams of a process share: memory and threads.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -50,10 +51,16 @@ pub(super) fn permits(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX)
 }
 
+/// Bytes that went through so far, for whoever shows it. Clones share.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(pub Arc<AtomicU64>);
+
 /// The budget, and how many chunks are compressed at once.
 #[derive(Debug, Clone)]
 pub struct Engine {
     pub budget: Budget,
+    /// Raw bytes read from sources.
+    pub progress: Progress,
     pub(super) threads: usize,
     pub(super) slots: Arc<Semaphore>,
 }
@@ -62,7 +69,7 @@ impl Engine {
     /// `threads` chunks are compressed at once, over all streams.
     pub fn new(budget: Budget, threads: usize) -> Self {
         let threads = threads.max(1);
-        Self { budget, threads, slots: Arc::new(Semaphore::new(threads)) }
+        Self { budget, progress: Progress::default(), threads, slots: Arc::new(Semaphore::new(threads)) }
     }
 
     /// One thread a core, and 64 MiB: with what the process needs besides, it stays under 128 MiB.

@@ -12,7 +12,7 @@ mod codec;
 mod pack;
 mod unpack;
 
-pub use budget::{Budget, Engine};
+pub use budget::{Budget, Engine, Progress};
 pub use codec::Codec;
-pub use pack::{PackError, PackOptions, Packed, Packer, Part};
+pub use pack::{Admission, PackError, PackOptions, Packed, Packer, Part};
 pub use unpack::{UnpackError, unpack};

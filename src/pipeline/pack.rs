@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,7 +13,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::budget::{self, Budget, Engine};
+use super::budget::{self, Budget, Engine, Progress};
 use super::codec::Codec;
 use crate::manifest::hex;
 
@@ -119,6 +120,25 @@ pub struct PackOptions {
     pub stall: Duration,
 }
 
+/// Room in the budget for the parts of one stream.
+pub struct Admission {
+    sizes: PartSizes,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Engine {
+    /// Waits until the budget has room for a stream with parts of the size that `options` ask for.
+    pub async fn admit(&self, options: PackOptions) -> Admission {
+        let largest = self.budget.largest_part();
+        let base = match options.part_size.and_then(|s| usize::try_from(s).ok()) {
+            Some(size) => size.min(largest),
+            None => base_part(options.estimate, options.max_parts, largest),
+        };
+        let sizes = PartSizes { base, largest, max_parts: options.max_parts };
+        Admission { sizes, permit: self.budget.admit(base).await }
+    }
+}
+
 /// Packs one stream; pulled by whoever stores the parts.
 pub struct Packer {
     chunks: BoxStream<'static, Result<Encoded, PackError>>,
@@ -131,19 +151,14 @@ pub struct Packer {
     raw_bytes: u64,
     stored_bytes: u64,
     ended: bool,
+    progress: Progress,
     _admission: OwnedSemaphorePermit,
 }
 
 impl Packer {
-    /// Waits until the budget has room for the stream.
-    pub async fn new(engine: &Engine, source: impl AsyncRead + Send + Unpin + 'static, options: PackOptions) -> Self {
-        let largest = engine.budget.largest_part();
-        let base = match options.part_size.and_then(|s| usize::try_from(s).ok()) {
-            Some(size) => size.min(largest),
-            None => base_part(options.estimate, options.max_parts, largest),
-        };
-        let sizes = PartSizes { base, largest, max_parts: options.max_parts };
-        let admission = engine.budget.admit(base).await;
+    /// Packs `source`, whose parts were admitted to the budget.
+    pub fn new(engine: &Engine, source: impl AsyncRead + Send + Unpin + 'static, options: PackOptions, admission: Admission) -> Self {
+        let Admission { sizes, permit } = admission;
         Self {
             chunks: encoded_chunks(engine.clone(), source, options),
             hashers: Some(Hashers::default()),
@@ -155,7 +170,8 @@ impl Packer {
             raw_bytes: 0,
             stored_bytes: 0,
             ended: false,
-            _admission: admission,
+            progress: engine.progress.clone(),
+            _admission: permit,
         }
     }
 
@@ -189,6 +205,7 @@ impl Packer {
     async fn add(&mut self, encoded: Encoded) -> Result<(), PackError> {
         let Encoded { raw, stored, mut permit } = encoded;
         self.raw_bytes += raw.len() as u64;
+        self.progress.0.fetch_add(raw.len() as u64, Ordering::Relaxed);
         let mut hashers = self.hashers.take().unwrap_or_default();
         let hashing = tokio::task::spawn_blocking(move || {
             let stored = stored.unwrap_or_else(|| raw.clone());

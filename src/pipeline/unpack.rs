@@ -29,6 +29,12 @@ pub enum UnpackError {
         #[source]
         source: io::Error,
     },
+    #[error("`{path}` is missing in the target")]
+    Missing {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("`{path}` is damaged: {found} bytes are stored, {expected} were written")]
     Size { path: String, found: u64, expected: u64 },
     #[error("`{path}` is damaged: its SHA-256 is not the one in the manifest")]

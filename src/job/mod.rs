@@ -1,0 +1,462 @@
+//! One run of a job: sources → pipeline → targets → manifest → retention.
+//!
+//! Order laws: artifacts, then the manifest, then retention. A component that fails does not fail the others, and neither does a target;
+//! what is not in the manifest is removed again.
+
+mod lane;
+mod prune;
+mod transfer;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use thiserror::Error;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::Catalog;
+use crate::chain::describe;
+use crate::clock::Clock;
+use crate::component::{ComponentError, Notes, RunContext, Source};
+use crate::manifest::{self, ComponentStatus, FORMAT, Manifest, Status};
+use crate::name::{ArtifactPath, BackupName, ComponentName, JobName, TargetName};
+use crate::pipeline::{Codec, Engine};
+use crate::retention::Policy;
+use crate::storage::{Lease, StorageError, Target};
+
+use lane::Lane;
+pub use prune::{Pruned, prune};
+use transfer::Transfer;
+
+/// A job, assembled for one run: its secrets were read for it.
+pub struct Job {
+    pub name: JobName,
+    pub sources: Vec<Arc<dyn Source>>,
+    /// A target that could not be opened fails the run's part in it, not the run.
+    pub targets: Vec<(TargetName, Result<Target, StorageError>)>,
+    pub policy: Policy,
+    pub codec: Codec,
+    pub stall_timeout: Duration,
+    pub timeout: Option<Duration>,
+}
+
+/// What is asked of a run.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Components to take; empty for all.
+    pub only: Vec<ComponentName>,
+    /// The scheduled moment that the run serves.
+    pub slot: Option<DateTime<Utc>>,
+}
+
+/// Why a run left no backup.
+#[derive(Debug, Error)]
+pub enum JobError {
+    #[error("job `{job}` has no component `{component}`")]
+    NoSuchComponent { job: JobName, component: ComponentName },
+    #[error("job `{0}` is busy")]
+    Busy(JobName, #[source] StorageError),
+    /// A backup of this moment, or a later one, is already there: another worker has served the slot.
+    #[error("the slot of {0} was already served")]
+    Served(DateTime<Utc>),
+    #[error("no target of job `{job}` can be used: {}", reasons.join("; "))]
+    NoTarget { job: JobName, reasons: Vec<String> },
+    #[error("every component of job `{job}` failed, nothing was kept: {}", reasons.join("; "))]
+    NothingLeft { job: JobName, reasons: Vec<String> },
+    #[error("the run was cancelled, nothing was kept")]
+    Cancelled,
+}
+
+impl JobError {
+    /// What the operator can do about it, as a sentence.
+    pub fn advice(&self) -> Option<String> {
+        match self {
+            Self::Busy(_, source) => source.advice(),
+            _ => None,
+        }
+    }
+}
+
+/// How a run ended that committed somewhere.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub manifest: Manifest,
+    pub targets: Vec<TargetReport>,
+    /// Removed by retention, in any target.
+    pub pruned: Vec<BackupName>,
+}
+
+/// A run's end in one target.
+#[derive(Debug, Clone)]
+pub struct TargetReport {
+    pub name: TargetName,
+    /// Why the backup is not there.
+    pub failure: Option<String>,
+    /// The backup is there, but what retention wanted to remove is too, for these reasons.
+    pub prune_failures: Vec<String>,
+}
+
+impl Report {
+    /// Whether everything that was asked for succeeded, retention included.
+    pub fn is_whole(&self) -> bool {
+        self.manifest.components.iter().all(|c| c.status != ComponentStatus::Failed)
+            && self.targets.iter().all(|t| t.failure.is_none() && t.prune_failures.is_empty())
+    }
+}
+
+/// Runs `job` once.
+///
+/// # Errors
+/// [`JobError`] when no backup came of it. A backup that lacks something is a [`Report`].
+pub async fn run(job: Job, request: Request, engine: &Engine, clock: &dyn Clock, cancel: &CancellationToken) -> Result<Report, JobError> {
+    let sources = chosen(&job, &request.only)?;
+    let mut reports = Vec::new();
+    let (lanes, leases) = enter(&job, &mut reports).await?;
+    let run = Run { job: &job, request: &request, engine, clock, cancel, lanes };
+    let result = run.attempt(sources, &leases, reports).await;
+    for lease in leases {
+        lease.release().await;
+    }
+    result
+}
+
+fn chosen(job: &Job, only: &[ComponentName]) -> Result<Vec<Arc<dyn Source>>, JobError> {
+    if let Some(unknown) = only.iter().find(|name| !job.sources.iter().any(|s| s.name() == *name)) {
+        return Err(JobError::NoSuchComponent { job: job.name.clone(), component: unknown.clone() });
+    }
+    Ok(job.sources.iter().filter(|s| only.is_empty() || only.contains(s.name())).cloned().collect())
+}
+
+/// Takes the lease of the job in every target that can be used.
+async fn enter(job: &Job, reports: &mut Vec<TargetReport>) -> Result<(Vec<Arc<Lane>>, Vec<Lease>), JobError> {
+    let holder = format!("{} process {}", host(), std::process::id());
+    let (mut lanes, mut leases) = (Vec::new(), Vec::new());
+    let mut busy = None;
+    for (name, target) in &job.targets {
+        let acquired = match target {
+            Ok(target) => Lease::acquire(target, &job.name, &holder).await.map(|lease| (target, lease)).map_err(|e| (describe(&e), e)),
+            Err(error) => {
+                reports.push(TargetReport::failed(name, describe_with(error, error.advice())));
+                continue;
+            }
+        };
+        match acquired {
+            Ok((target, lease)) => {
+                lanes.push(Arc::new(Lane::new(target.clone())));
+                leases.push(lease);
+            }
+            Err((_, error)) if error.is_busy() => {
+                busy = Some(error);
+                break;
+            }
+            Err((_, error)) => {
+                tracing::error!(target = %name, "{}", describe(&error));
+                reports.push(TargetReport::failed(name, describe_with(&error, error.advice())));
+            }
+        }
+    }
+    let failure = match busy {
+        Some(error) => JobError::Busy(job.name.clone(), error),
+        None if lanes.is_empty() => {
+            JobError::NoTarget { job: job.name.clone(), reasons: reports.iter().filter_map(|r| r.failure.clone()).collect() }
+        }
+        None => return Ok((lanes, leases)),
+    };
+    for lease in leases {
+        lease.release().await;
+    }
+    Err(failure)
+}
+
+impl TargetReport {
+    fn failed(name: &TargetName, reason: String) -> Self {
+        Self { name: name.clone(), failure: Some(reason), prune_failures: Vec::new() }
+    }
+}
+
+struct Run<'a> {
+    job: &'a Job,
+    request: &'a Request,
+    engine: &'a Engine,
+    clock: &'a dyn Clock,
+    cancel: &'a CancellationToken,
+    lanes: Vec<Arc<Lane>>,
+}
+
+/// A component's end, with every object that it has stored, whether it is in the manifest or not.
+struct Outcome {
+    component: manifest::Component,
+    stored: Vec<ArtifactPath>,
+}
+
+impl Run<'_> {
+    async fn attempt(&self, sources: Vec<Arc<dyn Source>>, leases: &[Lease], mut reports: Vec<TargetReport>) -> Result<Report, JobError> {
+        self.refuse_served_slot().await?;
+        let name = self.free_name().await?;
+        tracing::info!(backup = %name, "run begins");
+        let outcomes = self.components(&name, sources).await;
+
+        let stopped = self.cancel.is_cancelled();
+        let any = outcomes.iter().any(|o| o.component.status == ComponentStatus::Complete);
+        let live = self.lanes.iter().any(|l| l.failure().is_none());
+        for outcome in &outcomes {
+            if stopped || !any || outcome.component.status != ComponentStatus::Complete {
+                self.discard(&name, &outcome.stored).await;
+            }
+        }
+        if stopped {
+            return Err(JobError::Cancelled);
+        }
+        if !live {
+            let reasons = self.lanes.iter().filter_map(|l| l.failure()).chain(reports.into_iter().filter_map(|r| r.failure)).collect();
+            return Err(JobError::NoTarget { job: self.job.name.clone(), reasons });
+        }
+        let components: Vec<_> = outcomes.into_iter().map(|o| o.component).collect();
+        if !any {
+            let reasons = components.iter().map(|c| format!("{}: {}", c.name, c.reason.as_deref().unwrap_or_default())).collect();
+            return Err(JobError::NothingLeft { job: self.job.name.clone(), reasons });
+        }
+
+        let manifest = self.manifest(name, components);
+        let mut pruned = Vec::new();
+        for (lane, lease) in self.lanes.iter().zip(leases) {
+            if lane.failure().is_none()
+                && let Err(error) = self.commit(lane, lease, &manifest).await
+            {
+                lane.fail(&error);
+            }
+            let mut report = TargetReport { name: lane.target().name().clone(), failure: lane.failure(), prune_failures: Vec::new() };
+            if report.failure.is_some() {
+                self.discard_lane(lane, &manifest.name, manifest.artifacts().map(|a| &a.path)).await;
+            } else if manifest.status == Status::Complete {
+                let catalog = Catalog::new(lane.target().clone());
+                let outcome = prune(&catalog, &self.job.name, &self.job.policy, self.clock.now()).await;
+                pruned.extend(outcome.removed);
+                report.prune_failures = outcome.failures;
+            }
+            reports.push(report);
+        }
+        if reports.iter().all(|r| r.failure.is_some()) {
+            let reasons = reports.into_iter().filter_map(|r| r.failure).collect();
+            return Err(JobError::NoTarget { job: self.job.name.clone(), reasons });
+        }
+        pruned.sort();
+        pruned.dedup();
+        Ok(Report { manifest, targets: reports, pruned })
+    }
+
+    /// A slot is served once, also when several workers have the same job: under the lease, the newest complete backup tells.
+    async fn refuse_served_slot(&self) -> Result<(), JobError> {
+        let Some(slot) = self.request.slot else { return Ok(()) };
+        for lane in &self.lanes {
+            match last_complete(&Catalog::new(lane.target().clone()), &self.job.name).await {
+                Ok(Some(last)) if last >= slot => return Err(JobError::Served(slot)),
+                Ok(_) => {}
+                Err(error) => lane.fail(&error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The name of this second, or of the next one if another run has it.
+    async fn free_name(&self) -> Result<BackupName, JobError> {
+        loop {
+            let now = self.clock.now();
+            let name = BackupName::new(self.job.name.clone(), now);
+            let mut taken = false;
+            for lane in self.lanes.iter().filter(|l| l.failure().is_none()) {
+                match lane.target().list(&lane.target().layout().backup(&name)).await {
+                    Ok(objects) => taken |= !objects.is_empty(),
+                    Err(error) => lane.fail(&error),
+                }
+            }
+            if !taken {
+                return Ok(name);
+            }
+            let next = now.trunc_subsecs(0) + TimeDelta::seconds(1);
+            tokio::select! {
+                () = tokio::time::sleep((next - now).to_std().unwrap_or_default()) => {}
+                () = self.cancel.cancelled() => return Err(JobError::Cancelled),
+            }
+        }
+    }
+
+    async fn components(&self, name: &BackupName, sources: Vec<Arc<dyn Source>>) -> Vec<Outcome> {
+        let cancel = self.cancel.child_token();
+        let mut tasks = JoinSet::new();
+        let mut names = std::collections::HashMap::new();
+        for (order, source) in sources.into_iter().enumerate() {
+            let transfer = Transfer {
+                backup: name.clone(),
+                component: source.name().clone(),
+                lanes: self.lanes.clone(),
+                engine: self.engine.clone(),
+                codec: self.job.codec,
+                stall: self.job.stall_timeout,
+                cancel: cancel.clone(),
+            };
+            let asked = self.request.only.contains(source.name());
+            let known = (order, source.name().clone(), source.kind());
+            let task = tasks.spawn(async move { component(&*source, transfer, asked).await });
+            names.insert(task.id(), known);
+        }
+        let deadline = async {
+            match self.job.timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(deadline);
+        let mut outcomes = Vec::new();
+        let mut timed_out = false;
+        loop {
+            let ended = tokio::select! {
+                ended = tasks.join_next_with_id() => ended,
+                () = &mut deadline, if !timed_out => {
+                    timed_out = true;
+                    tracing::error!(job = %self.job.name, "the run exceeds its timeout; what has not ended is cut");
+                    cancel.cancel();
+                    continue;
+                }
+            };
+            let Some(ended) = ended else { break };
+            let (id, mut outcome) = match ended {
+                Ok((id, outcome)) => (id, Ok(outcome)),
+                Err(panic) => (panic.id(), Err(panic)),
+            };
+            let (order, name, kind) = names.remove(&id).expect("every task was noted");
+            if let Ok(o) = &mut outcome
+                && timed_out
+                && o.component.status == ComponentStatus::Failed
+            {
+                let limit = self.job.timeout.map(humantime::format_duration).map(|d| d.to_string()).unwrap_or_default();
+                o.component.reason = Some(format!("cut, because the run exceeded its `timeout` of {limit}"));
+            }
+            let outcome = outcome
+                .unwrap_or_else(|panic| Outcome { component: failed(name, kind, format!("internal error: {panic}")), stored: Vec::new() });
+            outcomes.push((order, outcome));
+        }
+        outcomes.sort_by_key(|(order, _)| *order);
+        outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+    }
+
+    fn manifest(&self, name: BackupName, components: Vec<manifest::Component>) -> Manifest {
+        let lost = components.iter().any(|c| c.status == ComponentStatus::Failed);
+        let mut only = self.request.only.clone();
+        only.sort();
+        only.dedup();
+        if only.len() == self.job.sources.len() {
+            only.clear();
+        }
+        Manifest {
+            format: FORMAT,
+            job: self.job.name.clone(),
+            created: name.created(),
+            name,
+            finished: self.clock.now(),
+            tool: format!("backstay {}", env!("CARGO_PKG_VERSION")),
+            host: host(),
+            status: if lost { Status::Partial } else { Status::Complete },
+            slot: self.request.slot,
+            only,
+            components,
+        }
+    }
+
+    async fn commit(&self, lane: &Lane, lease: &Lease, manifest: &Manifest) -> Result<(), StorageError> {
+        lease.confirm().await?;
+        Catalog::new(lane.target().clone()).commit(manifest).await?;
+        tracing::info!(backup = %manifest.name, target = %lane.target().name(), status = ?manifest.status, "backup committed");
+        Ok(())
+    }
+
+    async fn discard(&self, name: &BackupName, stored: &[ArtifactPath]) {
+        for lane in &self.lanes {
+            self.discard_lane(lane, name, stored.iter()).await;
+        }
+    }
+
+    /// What cannot be removed now is swept later.
+    async fn discard_lane(&self, lane: &Lane, name: &BackupName, stored: impl Iterator<Item = &ArtifactPath>) {
+        for path in stored {
+            if let Err(error) = lane.target().delete(&lane.target().layout().artifact(name, path)).await {
+                tracing::warn!("{}; it is removed a day from now", describe(&error));
+                return;
+            }
+        }
+        if lane.failure().is_some() {
+            let _ = lane.target().delete(&lane.target().layout().sums(name)).await;
+        }
+    }
+}
+
+async fn component(source: &dyn Source, transfer: Transfer, asked: bool) -> Outcome {
+    let began = Instant::now();
+    let notes = Notes::default();
+    let run = RunContext { cancel: transfer.cancel.clone(), notes: notes.clone() };
+    let mut stored = Vec::new();
+    let mut artifacts = Vec::new();
+    let result: Result<(), (String, bool)> = async {
+        let opened = tokio::select! {
+            opened = source.open(&run) => opened,
+            () = transfer.cancel.cancelled() => Err(ComponentError::Cancelled),
+        };
+        let opened = opened.map_err(|e| (describe_with(&e, e.advice()), matches!(e, ComponentError::Absent(_)) && !asked))?;
+        for artifact in opened {
+            let artifact = transfer.run(artifact, &mut stored).await.map_err(|e| (describe_with(&e, e.advice()), false))?;
+            artifacts.push(artifact);
+        }
+        Ok(())
+    }
+    .await;
+    let (facts, warnings) = notes.take();
+    let seconds = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+    let base = failed(source.name().clone(), source.kind(), String::new());
+    let component = match result {
+        Ok(()) => {
+            tracing::info!(component = %source.name(), seconds, bytes = artifacts.iter().map(|a| a.raw_bytes).sum::<u64>(), "component stored");
+            manifest::Component { status: ComponentStatus::Complete, reason: None, seconds, facts, warnings, artifacts, ..base }
+        }
+        Err((reason, true)) => {
+            tracing::info!(component = %source.name(), "skipped: {reason}");
+            manifest::Component { status: ComponentStatus::Skipped, reason: Some(reason), seconds, facts, warnings, ..base }
+        }
+        Err((reason, false)) => {
+            tracing::error!(component = %source.name(), "{reason}");
+            manifest::Component { reason: Some(reason), seconds, facts, warnings, ..base }
+        }
+    };
+    Outcome { component, stored }
+}
+
+fn failed(name: ComponentName, kind: manifest::Kind, reason: String) -> manifest::Component {
+    manifest::Component {
+        name,
+        kind,
+        status: ComponentStatus::Failed,
+        reason: Some(reason),
+        seconds: 0.0,
+        facts: manifest::Facts::new(),
+        warnings: Vec::new(),
+        artifacts: Vec::new(),
+    }
+}
+
+/// When the newest complete backup of the whole job began.
+pub async fn last_complete(catalog: &Catalog, job: &JobName) -> Result<Option<DateTime<Utc>>, StorageError> {
+    let entries = catalog.list(Some(job)).await?;
+    let complete = entries.iter().filter_map(crate::catalog::Entry::manifest).filter(|m| m.status == Status::Complete && m.only.is_empty());
+    Ok(complete.map(|m| m.created).max())
+}
+
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn describe_with(error: &(dyn std::error::Error + 'static), advice: Option<String>) -> String {
+    match advice {
+        Some(advice) => format!("{}. {advice}", describe(error)),
+        None => describe(error),
+    }
+}

@@ -1,0 +1,43 @@
+//! Retention, carried out. What to remove was decided before; this removes it, and sweeps what dead runs left.
+
+use chrono::{DateTime, Utc};
+
+use crate::catalog::{Catalog, Entry, candidates};
+use crate::chain::describe;
+use crate::name::{BackupName, JobName};
+use crate::retention::{self, Policy};
+
+/// What retention did in one target.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    pub removed: Vec<BackupName>,
+    /// Why something that should go is still there.
+    pub failures: Vec<String>,
+}
+
+/// Applies `policy` to the backups of `job` in one target. The caller holds the job's lease there.
+pub async fn prune(catalog: &Catalog, job: &JobName, policy: &Policy, now: DateTime<Utc>) -> Pruned {
+    let mut pruned = Pruned::default();
+    let entries = match catalog.list(Some(job)).await {
+        Ok(entries) => entries,
+        Err(error) => return Pruned { failures: vec![describe(&error)], ..pruned },
+    };
+    for decision in retention::plan(policy, &candidates(&entries)).into_iter().filter(|d| !d.keep) {
+        let Some(manifest) = entries.iter().filter_map(Entry::manifest).find(|m| m.name == decision.name) else { continue };
+        match catalog.remove(manifest).await {
+            Ok(()) => {
+                tracing::info!(backup = %decision.name, target = %catalog.target().name(), reason = decision.reason, "backup removed");
+                pruned.removed.push(decision.name);
+            }
+            Err(error) => {
+                tracing::error!("{}", describe(&error));
+                pruned.failures.push(describe(&error));
+            }
+        }
+    }
+    match catalog.sweep(job, now).await {
+        Ok(swept) => swept.iter().for_each(|name| tracing::info!(backup = %name, "removed what an unfinished run had left")),
+        Err(error) => pruned.failures.push(describe(&error)),
+    }
+    pruned
+}

@@ -1,0 +1,151 @@
+//! One artifact from its source into every open lane: read, compressed and hashed once, stored in each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use super::lane::Lane;
+use crate::chain;
+use crate::component::{Artifact, ComponentError};
+use crate::manifest;
+use crate::name::{ArtifactPath, BackupName, ComponentName, NameError};
+use crate::pipeline::{Codec, Engine, PackError, PackOptions, Packed, Packer, Part};
+use crate::storage::{Piece, Upload};
+
+#[derive(Debug, Error)]
+pub(super) enum TransferError {
+    #[error(transparent)]
+    Component(#[from] ComponentError),
+    #[error("a component named an artifact wrongly")]
+    Name(#[from] NameError),
+    #[error("back up `{path}`")]
+    Pack {
+        path: ArtifactPath,
+        #[source]
+        source: PackError,
+    },
+    #[error("no target is left to store `{0}` in")]
+    NoLane(ArtifactPath),
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl TransferError {
+    pub(super) fn advice(&self) -> Option<String> {
+        match self {
+            Self::Component(error) => error.advice(),
+            Self::Pack { source, .. } => chain::find::<ComponentError>(source).and_then(ComponentError::advice),
+            _ => None,
+        }
+    }
+}
+
+/// What the artifacts of one component have in common.
+pub(super) struct Transfer {
+    pub(super) backup: BackupName,
+    pub(super) component: ComponentName,
+    pub(super) lanes: Vec<Arc<Lane>>,
+    pub(super) engine: Engine,
+    pub(super) codec: Codec,
+    pub(super) stall: Duration,
+    pub(super) cancel: CancellationToken,
+}
+
+struct Leg {
+    lane: Arc<Lane>,
+    upload: Upload,
+}
+
+impl Transfer {
+    /// Stores one artifact. Its path is added to `stored` before the first byte is sent, so that the caller can clean up.
+    pub(super) async fn run(&self, artifact: Artifact, stored: &mut Vec<ArtifactPath>) -> Result<manifest::Artifact, TransferError> {
+        let path = ArtifactPath::new(&self.component, &format!("{}{}", artifact.file, self.codec.encoding.suffix()))?;
+        let lanes: Vec<_> = self.lanes.iter().filter(|l| l.is_open()).cloned().collect();
+        let options = PackOptions {
+            codec: self.codec,
+            estimate: artifact.estimate,
+            max_parts: lanes.iter().filter_map(|l| l.target().max_parts()).min(),
+            part_size: lanes.iter().filter_map(|l| l.target().part_size()).max(),
+            stall: self.stall,
+        };
+        // the budget first: a source that is opened before its turn would hold its snapshot, and a stall timer, for nothing
+        let admission = self.or_cancelled(self.engine.admit(options)).await?;
+        let bytes = self.or_cancelled(artifact.open).await??;
+        let mut packer = Packer::new(&self.engine, bytes, options, admission);
+        stored.push(path.clone());
+        let mut legs: Vec<Leg> = lanes.into_iter().map(|lane| self.leg(lane, &path, artifact.format.content_type())).collect();
+        let packed = match self.pump(&mut packer, &mut legs, &path).await {
+            Ok(()) => packer.finish(),
+            Err(error) => {
+                for leg in legs {
+                    leg.upload.abort().await;
+                }
+                return Err(error);
+            }
+        };
+        let mut landed = false;
+        for leg in legs {
+            match leg.upload.finish().await {
+                Ok(()) => landed = true,
+                Err(error) => leg.lane.fail(&error),
+            }
+        }
+        if !landed {
+            return Err(TransferError::NoLane(path));
+        }
+        let Packed { raw_bytes, stored_bytes, sha256, blake3 } = packed;
+        let (format, encoding, database) = (artifact.format, self.codec.encoding, artifact.database);
+        Ok(manifest::Artifact { path, format, encoding, database, raw_bytes, stored_bytes, sha256, blake3 })
+    }
+
+    fn leg(&self, lane: Arc<Lane>, path: &ArtifactPath, content_type: &'static str) -> Leg {
+        let key = lane.target().layout().artifact(&self.backup, path);
+        let content_type = if self.codec.encoding == manifest::Encoding::None { content_type } else { compressed_type(self.codec) };
+        let upload = Upload::start(lane.target(), key, content_type, self.stall, lane.closed());
+        Leg { lane, upload }
+    }
+
+    async fn pump(&self, packer: &mut Packer, legs: &mut Vec<Leg>, path: &ArtifactPath) -> Result<(), TransferError> {
+        loop {
+            let pack = |source| TransferError::Pack { path: path.clone(), source };
+            let Some(part) = self.or_cancelled(packer.next()).await?.map_err(pack)? else { return Ok(()) };
+            let mut lost = Vec::new();
+            for (at, leg) in legs.iter().enumerate() {
+                if !self.or_cancelled(leg.upload.send(piece(&part))).await? {
+                    lost.push(at);
+                }
+            }
+            for at in lost.into_iter().rev() {
+                let Leg { lane, upload } = legs.swap_remove(at);
+                if let Some(error) = upload.abort().await {
+                    lane.fail(&error);
+                }
+            }
+            if legs.is_empty() {
+                return Err(TransferError::NoLane(path.clone()));
+            }
+        }
+    }
+
+    async fn or_cancelled<T>(&self, work: impl Future<Output = T>) -> Result<T, TransferError> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(TransferError::Cancelled),
+            done = work => Ok(done),
+        }
+    }
+}
+
+fn piece(part: &Part) -> Piece {
+    Piece { payload: part.bytes.iter().cloned().collect(), hold: part.hold.clone() }
+}
+
+fn compressed_type(codec: Codec) -> &'static str {
+    match codec.encoding {
+        manifest::Encoding::Gzip => "application/gzip",
+        manifest::Encoding::Zstd => "application/zstd",
+        manifest::Encoding::None => "application/octet-stream",
+    }
+}
