@@ -1,28 +1,38 @@
-//! Redis.
+//! Redis and Valkey: an RDB read over the replication protocol, verified on its way, and put back by acting as the target's master.
+//!
+//! A backup needs `+ping +info +replconf +psync` (and `+bgsave` for [`Method::Bgsave`]). A live restore needs, on the target, also
+//! `+replicaof +config|get +config|set +bgsave`, and `+client|list` to notice a Sentinel.
 
 use std::path::PathBuf;
-
-use thiserror::Error;
 
 use crate::name::ComponentName;
 use crate::secret::Secret;
 
-/// What went wrong; each variant names action and subject.
-#[derive(Debug, Error)]
-pub enum RedisError {}
+mod bgsave;
+mod compat;
+mod connect;
+mod control;
+mod endpoint;
+mod error;
+mod file;
+mod info;
+mod keep;
+mod live;
+mod master;
+mod rdb;
+mod replication;
+mod restore;
+mod source;
 
-impl RedisError {
-    /// What the operator can do about it, as a sentence.
-    pub fn advice(&self) -> Option<String> {
-        match *self {}
-    }
-}
+pub use error::RedisError;
+pub use restore::RedisRestorer;
+pub use source::RedisSource;
 
 /// How to reach a server and how to read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisOptions {
     pub name: ComponentName,
-    /// `redis://` or `rediss://[user[:password]@]host[:port][/db]`; keys below win over it.
+    /// `redis://` or `rediss://[user[:password]@]host[:port][/db]`, or `unix:///path`; keys below win over it.
     pub url: Option<Secret>,
     pub host: Option<String>,
     pub port: Option<u16>,

@@ -1,0 +1,257 @@
+//! A restore into a running server: we are its master for the time of one full resynchronisation.
+//!
+//! Until the last byte came, the server keeps what it has; then it drops that and loads. So everything that can be known is checked before,
+//! and what it has is kept as an RDB, to be given back the same way.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use tokio::io::AsyncRead;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::RedisError;
+use super::bgsave::persist;
+use super::control::{Control, POLL};
+use super::endpoint::Endpoint;
+use super::keep::Kept;
+use super::master::{Master, Replica};
+use crate::component::{ByteStream, ComponentError, Restored, Staged};
+
+/// How long a server has for connecting back. It tries every second.
+const CONNECT_BACK: Duration = Duration::from_secs(30);
+/// What is changed for the time of the transfer and set back afterwards.
+const BORROWED: [&str; 3] = ["repl-diskless-load", "masteruser", "masterauth"];
+
+/// Opens the RDB to load; it ends only if its hash matched.
+pub type RdbOpener = Arc<dyn Fn() -> BoxFuture<'static, io::Result<ByteStream>> + Send + Sync>;
+
+/// A checked RDB that waits to be loaded by a running server.
+pub struct LiveStaged {
+    pub endpoint: Endpoint,
+    pub open: RdbOpener,
+    /// Of the RDB, in bytes.
+    pub length: u64,
+    /// Keys that it should hold.
+    pub keys: u64,
+    pub keep_old: bool,
+    pub cancel: CancellationToken,
+    /// What the server had when it was staged, from `publish` on: what it had right before.
+    pub kept: Option<Kept>,
+    pub published: bool,
+    pub outcome: Restored,
+}
+
+#[async_trait]
+impl Staged for LiveStaged {
+    async fn publish(&mut self) -> Result<(), ComponentError> {
+        // Hours may have passed since it was staged. Only one copy is on the disk at a time.
+        self.kept = None;
+        let kept = self.cancel.run_until_cancelled(Kept::of(&self.endpoint)).await.ok_or(ComponentError::Cancelled)??;
+        let kept = self.kept.insert(kept);
+        match load(&self.endpoint, (self.open)(), self.length, self.keys, &self.cancel).await {
+            Ok(keys) => {
+                let at = self.endpoint.display();
+                self.outcome.done.push(format!("Redis at {at} loaded the RDB: {keys} keys; the backup noted {}.", self.keys));
+                self.published = true;
+            }
+            Err(Failed { error, dropped: false }) => return Err(error),
+            Err(Failed { error, dropped: true }) => {
+                give_back(&self.endpoint, kept)
+                    .await
+                    .map_err(|source| RedisError::NotReset { at: self.endpoint.display(), source: Box::new(source) })?;
+                return Err(error);
+            }
+        }
+        if let Err(error) = save(&self.endpoint).await {
+            self.outcome.warnings.push(format!(
+                "Redis at {} holds the restored data but could not save it to its disk ({error}): have it saved before it is restarted.",
+                self.endpoint.display()
+            ));
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<Restored, ComponentError> {
+        if let Some(kept) = self.kept.take()
+            && self.keep_old
+        {
+            self.outcome.done.push(format!("What it held before is kept in {}.", kept.stay()?.display()));
+        }
+        Ok(std::mem::take(&mut self.outcome))
+    }
+
+    async fn undo(mut self: Box<Self>) -> Result<(), ComponentError> {
+        match (self.published, self.kept.take()) {
+            (true, Some(kept)) => match give_back(&self.endpoint, &kept).await {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    let path = kept.stay()?;
+                    tracing::error!(path = %path.display(), "what Redis held before the restore is kept in this file");
+                    Err(error.into())
+                }
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn save(endpoint: &Endpoint) -> Result<(), RedisError> {
+    persist(&mut Control::open(endpoint).await?).await
+}
+
+/// Loads what was kept. Not to be cancelled: it is what brings the old data back.
+async fn give_back(endpoint: &Endpoint, kept: &Kept) -> Result<(), RedisError> {
+    let path = kept.path();
+    let open = Box::pin(async move {
+        let file = tokio::fs::File::open(path).await?;
+        Ok(Box::new(file) as Box<dyn AsyncRead + Send + Unpin>)
+    });
+    load(endpoint, open, kept.summary.bytes, 0, &CancellationToken::new()).await.map_err(|failed| match failed.error {
+        ComponentError::Redis(error) => error,
+        other => RedisError::NotLoaded { at: endpoint.display(), reason: other.to_string() },
+    })?;
+    save(endpoint).await
+}
+
+/// A load that failed.
+struct Failed {
+    error: ComponentError,
+    /// The server had the whole RDB, so it may have dropped what it held.
+    dropped: bool,
+}
+
+impl From<RedisError> for Failed {
+    fn from(error: RedisError) -> Self {
+        Self { error: error.into(), dropped: false }
+    }
+}
+
+/// Has the server load that RDB. Returns how many keys it then holds. Whatever happens, it is a master again afterwards.
+async fn load(
+    endpoint: &Endpoint,
+    rdb: BoxFuture<'static, io::Result<ByteStream>>,
+    length: u64,
+    keys: u64,
+    cancel: &CancellationToken,
+) -> Result<u64, Failed> {
+    let mut control = Control::open(endpoint).await?;
+    let at = control.at.clone();
+    let on = control.local.to_string();
+    let listen = |source| RedisError::Listen { at: at.clone(), on: on.clone(), source };
+    let master = Master::bind(control.local).await.map_err(listen)?;
+    let address = master.address().map_err(listen)?;
+    let borrowed = Borrowed::of(&mut control, &master.password).await?;
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
+    let loaded = match control.call(&["REPLICAOF"], &[&host, &port]).await {
+        Ok(_) => serve(&mut control, &master, rdb, length, keys, cancel).await,
+        Err(error) => Err(error.into()),
+    };
+    let reset = reset(endpoint, control, &borrowed).await;
+    match (loaded, reset) {
+        (loaded, Ok(())) => loaded,
+        (Ok(_), Err(source)) => Err(Failed { error: RedisError::NotReset { at, source: Box::new(source) }.into(), dropped: true }),
+        (Err(failed), Err(reset)) => {
+            tracing::error!(at, %reset, "Redis could not be set back to its own master; send it REPLICAOF NO ONE");
+            Err(failed)
+        }
+    }
+}
+
+/// Makes the server its own master again, on a new connection if the old one broke.
+async fn reset(endpoint: &Endpoint, mut control: Control, borrowed: &Borrowed) -> Result<(), RedisError> {
+    if control.call(&["REPLICAOF", "NO", "ONE"], &[]).await.is_err() {
+        control = Control::open(endpoint).await?;
+        control.call(&["REPLICAOF", "NO", "ONE"], &[]).await?;
+    }
+    borrowed.give_back(&mut control).await
+}
+
+async fn serve(
+    control: &mut Control,
+    master: &Master,
+    rdb: BoxFuture<'static, io::Result<ByteStream>>,
+    length: u64,
+    keys: u64,
+    cancel: &CancellationToken,
+) -> Result<u64, Failed> {
+    let at = control.at.clone();
+    let send = |source| RedisError::Send { at: at.clone(), source };
+    let transfer = async {
+        let mut replica = match timeout(CONNECT_BACK, master.replica()).await {
+            Ok(replica) => replica.map_err(send)?,
+            Err(_) => {
+                let from = master.address().map_err(send)?.to_string();
+                return Err(RedisError::Unreached { at: at.clone(), from, seconds: CONNECT_BACK.as_secs() });
+            }
+        };
+        replica.feed(rdb, length).await.map_err(send)?;
+        Ok(replica)
+    };
+    let Some(replica) = cancel.run_until_cancelled(transfer).await else {
+        return Err(Failed { error: ComponentError::Cancelled, dropped: false });
+    };
+    // From here on it loads, and stopping would only leave it empty.
+    let held = loaded(control, replica?).await.map_err(|e| Failed { error: e.into(), dropped: true })?;
+    if keys > 0 && held == 0 {
+        let reason = format!("it holds no keys, but the backup has {keys}");
+        return Err(Failed { error: RedisError::NotLoaded { at, reason }.into(), dropped: true });
+    }
+    Ok(held)
+}
+
+/// Waits until the server has loaded, and counts its keys while it is still a replica: as such it keeps expired ones.
+async fn loaded(control: &mut Control, mut replica: Replica) -> Result<u64, RedisError> {
+    let at = control.at.clone();
+    let up = async {
+        loop {
+            let info = control.info().await?;
+            if info.is("master_link_status", "up") && info.is("master_sync_in_progress", "0") && info.is("loading", "0") {
+                return Ok(info.keys().values().sum());
+            }
+            sleep(POLL).await;
+        }
+    };
+    tokio::select! {
+        held = up => held,
+        gone = replica.attend() => {
+            let why = gone.err().map(|e| format!(" ({e})")).unwrap_or_default();
+            Err(RedisError::NotLoaded { at, reason: format!("it closed the connection{why}; its log says why") })
+        }
+    }
+}
+
+/// Settings as they were.
+struct Borrowed(Vec<(&'static str, String)>);
+
+impl Borrowed {
+    /// Notes the settings, then: load from a file, so that a cut stream changes nothing, and sign in to us with the one-time password.
+    async fn of(control: &mut Control, password: &str) -> Result<Self, RedisError> {
+        let mut before = Vec::new();
+        for key in BORROWED {
+            if let Some(value) = control.config(key).await? {
+                before.push((key, value));
+            }
+        }
+        let borrowed = Self(before);
+        for (key, value) in [("repl-diskless-load", "disabled"), ("masteruser", ""), ("masterauth", password)] {
+            if let Err(error) = control.set_config(key, value).await {
+                if let Err(reset) = borrowed.give_back(control).await {
+                    tracing::error!(at = control.at, %reset, "settings of Redis could not be set back");
+                }
+                return Err(error);
+            }
+        }
+        Ok(borrowed)
+    }
+
+    async fn give_back(&self, control: &mut Control) -> Result<(), RedisError> {
+        for (key, value) in &self.0 {
+            control.set_config(key, value).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,215 @@
+//! Puts Redis back: into the running server, into another one, or into a file.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use percent_encoding::percent_decode_str;
+use tokio::io::AsyncReadExt;
+
+use super::control::{Control, text};
+use super::endpoint::Endpoint;
+use super::file::{FileStaged, free, howto};
+use super::info::Info;
+use super::keep::Kept;
+use super::live::{LiveStaged, RdbOpener};
+use super::rdb::{RdbSummary, Verifier};
+use super::replication::probe;
+use super::{RedisError, RedisOptions};
+use crate::component::{
+    ByteStream, ComponentError, Destination, Plan, RestoreOptions, Restored, Restorer, RunContext, Staged, StoredComponent,
+};
+use crate::manifest::{self, Format};
+use crate::name::ComponentName;
+
+const CHUNK: usize = 256 << 10;
+
+/// Restores one component.
+#[derive(Debug, Clone)]
+pub struct RedisRestorer {
+    options: RedisOptions,
+}
+
+/// A destination, parsed.
+enum Place {
+    Live(Endpoint),
+    File(PathBuf),
+}
+
+impl RedisRestorer {
+    pub fn new(options: RedisOptions) -> Self {
+        Self { options }
+    }
+
+    fn place(&self, to: &Destination) -> Result<Place, RedisError> {
+        let into = match to {
+            Destination::Configured => return Ok(Place::Live(Endpoint::configured(&self.options)?)),
+            Destination::Into(into) => into,
+        };
+        match into.split_once("://") {
+            Some(("file", path)) if path.starts_with('/') => {
+                let path = percent_decode_str(path).decode_utf8().map_err(|_| RedisError::Destination("that file".to_owned()))?;
+                Ok(Place::File(PathBuf::from(path.as_ref())))
+            }
+            Some(("redis" | "rediss" | "valkey" | "valkeys" | "unix", _)) => {
+                let mut endpoint = Endpoint::parse(into)?;
+                endpoint.ca_file.clone_from(&self.options.ca_file);
+                Ok(Place::Live(endpoint))
+            }
+            // The rest may hold a password.
+            Some((scheme, _)) => Err(RedisError::Destination(format!("{scheme}://…"))),
+            None => Err(RedisError::Destination("something that is no URL".to_owned())),
+        }
+    }
+}
+
+#[async_trait]
+impl Restorer for RedisRestorer {
+    fn name(&self) -> &ComponentName {
+        &self.options.name
+    }
+
+    async fn plan(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<Plan, ComponentError> {
+        let artifact = rdb_of(part)?;
+        let steps = match self.place(&options.to)? {
+            Place::File(path) => {
+                free(&path).await?;
+                let mut steps = vec![format!("Write {} bytes to {} (a new file, mode 0600).", artifact.raw_bytes, path.display())];
+                steps.extend(howto(&path));
+                steps
+            }
+            Place::Live(endpoint) => live_steps(&endpoint, part, options).await?,
+        };
+        Ok(Plan { steps })
+    }
+
+    async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
+        let staging = self.build(part, options, run);
+        run.cancel.run_until_cancelled(staging).await.ok_or(ComponentError::Cancelled)?
+    }
+}
+
+impl RedisRestorer {
+    async fn build(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
+        let artifact = rdb_of(&part.component)?.clone();
+        let opener = part.open.clone();
+        let open: RdbOpener = {
+            let artifact = artifact.clone();
+            Arc::new(move || opener(&artifact))
+        };
+        let endpoint = match self.place(&options.to)? {
+            Place::File(path) => {
+                let stream = open().await.map_err(RedisError::Stored)?;
+                return Ok(Box::new(FileStaged::write(path, stream).await?));
+            }
+            Place::Live(endpoint) => endpoint,
+        };
+        let info = fit(&mut Control::open(&endpoint).await?, &part.component).await?;
+        let summary = prove(open().await.map_err(RedisError::Stored)?).await?;
+        // Both a rehearsal of what `publish` does, and the surest word on what this server reads: it is what it writes.
+        let kept = Kept::of(&endpoint).await?;
+        loads(&info, summary.version, Some(kept.summary.version))?;
+        Ok(Box::new(LiveStaged {
+            endpoint,
+            open,
+            length: summary.bytes,
+            keys: noted_keys(&part.component),
+            keep_old: options.keep_old,
+            cancel: run.cancel.clone(),
+            kept: Some(kept),
+            published: false,
+            outcome: Restored::default(),
+        }))
+    }
+}
+
+/// Reads the whole stream: its hash is proved by its end, its form here.
+async fn prove(mut stream: ByteStream) -> Result<RdbSummary, RedisError> {
+    let mut verifier = Verifier::default();
+    let mut chunk = Vec::with_capacity(CHUNK);
+    while stream.read_buf(&mut chunk).await.map_err(RedisError::Stored)? > 0 {
+        verifier.update(&chunk).map_err(RedisError::Damaged)?;
+        chunk.clear();
+    }
+    verifier.finish().map_err(RedisError::Damaged)
+}
+
+fn rdb_of(part: &manifest::Component) -> Result<&manifest::Artifact, RedisError> {
+    part.artifacts.iter().find(|a| a.format == Format::Rdb).ok_or(RedisError::NoArtifact)
+}
+
+fn noted_keys(part: &manifest::Component) -> u64 {
+    let counts = part.facts.get("keys").and_then(|keys| keys.as_object());
+    counts.map(|keys| keys.values().filter_map(serde_json::Value::as_u64).sum()).unwrap_or_default()
+}
+
+async fn live_steps(endpoint: &Endpoint, part: &manifest::Component, options: &RestoreOptions) -> Result<Vec<String>, ComponentError> {
+    let mut control = Control::open(endpoint).await?;
+    let info = fit(&mut control, part).await?;
+    probe(endpoint, info.server().number().0).await?;
+    let keys: u64 = info.keys().values().sum();
+    let at = &control.at;
+    let mut steps = vec![
+        format!(
+            "Read the RDB once and check it; keep what {} at {at} holds as an RDB in {}.",
+            info.server(),
+            std::env::temp_dir().display()
+        ),
+        format!(
+            "Replace all {keys} keys of all databases of {at} by the backup's {}; it fetches the RDB from this program at {}.",
+            noted_keys(part),
+            control.local
+        ),
+        "Meanwhile its clients may read the old data, writes get READONLY errors, and while it loads everything gets LOADING errors."
+            .to_owned(),
+    ];
+    if info.number("connected_slaves").unwrap_or(0) > 0 {
+        steps.push(format!("{at} has replicas: they follow, each by a full resynchronisation."));
+    }
+    let memory = part.facts.get("used_memory").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    if info.number("maxmemory").is_some_and(|max| max > 0 && max < memory) {
+        steps.push(format!("The data took {memory} bytes of memory, more than maxmemory of {at}: it may evict keys, or refuse writes."));
+    }
+    if options.keep_old {
+        steps.push("Leave the RDB of the old content there.".to_owned());
+    }
+    Ok(steps)
+}
+
+/// Refuses a server that would not take the RDB, or would come to harm by it. Changes nothing.
+async fn fit(control: &mut Control, part: &manifest::Component) -> Result<Info, RedisError> {
+    let info = control.info().await?;
+    let at = control.at.clone();
+    if info.is_cluster() {
+        return Err(RedisError::Cluster { at });
+    }
+    if let Some(master) = info.master() {
+        return Err(RedisError::Replica { at, master });
+    }
+    if let Some(rdb) = part.facts.get("rdb_version").and_then(serde_json::Value::as_u64) {
+        loads(&info, u32::try_from(rdb).unwrap_or(u32::MAX), None)?;
+    }
+    let has = info.modules();
+    let modules = part.facts.get("modules").and_then(|m| m.as_array()).into_iter().flatten().filter_map(serde_json::Value::as_str);
+    let missing: Vec<&str> = modules.filter(|needed| !has.iter().any(|name| name == needed)).collect();
+    if !missing.is_empty() {
+        return Err(RedisError::Modules { at, modules: missing.join(", ") });
+    }
+    if control.config("tls-replication").await?.as_deref() == Some("yes") {
+        return Err(RedisError::TlsReplication { at });
+    }
+    // A Sentinel names its connections so (sentinel.c, `sentinelSetClientName`).
+    let watched = control.call(&["CLIENT", "LIST"], &[]).await.is_ok_and(|list| text(&list).contains(" name=sentinel-"));
+    if watched {
+        return Err(RedisError::Sentinel { at });
+    }
+    Ok(info)
+}
+
+fn loads(info: &Info, rdb: u32, writes: Option<u32>) -> Result<(), RedisError> {
+    let server = info.server();
+    if server.loads(rdb, writes) {
+        return Ok(());
+    }
+    Err(RedisError::TooNew { server: server.to_string(), rdb, reads: server.reads(writes) })
+}
