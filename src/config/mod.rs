@@ -1,6 +1,11 @@
 //! Configuration: layers → raw structs → [`Settings`], every fault at once.
+//!
+//! Later layers win: built-in defaults < `AUTHENTIK_*` < the file < `$CREDENTIALS_DIRECTORY` < `BACKSTAY__SECTION__NAME__KEY`. Each layer is
+//! checked strictly by itself, so that a fault is told at its line or variable; the `config` crate merges them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::component::directory::DirectoryOptions;
@@ -11,6 +16,112 @@ use crate::pipeline::Codec;
 use crate::retention::Policy;
 use crate::schedule::Schedule;
 use crate::storage::TargetOptions;
+
+mod authentik;
+mod defaults;
+mod environment;
+mod error;
+mod file;
+mod keys;
+mod layer;
+mod raw;
+mod reference;
+mod show;
+mod target;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+pub use error::{ConfigError, Fault};
+pub use layer::Origin;
+pub use reference::{example, reference, schema};
+pub use show::{Row, show, show_json};
+
+/// What [`load`] looks at.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// The file named by `--config`.
+    pub file: Option<PathBuf>,
+    /// The environment of the process.
+    pub env: BTreeMap<String, String>,
+    /// Where relative paths start; empty: the working directory of the process.
+    pub cwd: PathBuf,
+    /// `/`, but for tests: where `/etc` and the marks of a container are looked for.
+    pub root: PathBuf,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { file: None, env: BTreeMap::new(), cwd: PathBuf::new(), root: "/".into() }
+    }
+}
+
+impl LoadOptions {
+    /// With the environment of this process.
+    pub fn from_process(file: Option<PathBuf>) -> Self {
+        // what is not UTF-8 keeps a mark by which `load` refuses it, if it is ours
+        let env = std::env::vars_os().map(|(k, v)| (k.to_string_lossy().into_owned(), v.to_string_lossy().into_owned())).collect();
+        Self { file, env, ..Self::default() }
+    }
+}
+
+/// A configuration that was loaded.
+#[derive(Debug)]
+pub struct Loaded {
+    pub settings: Settings,
+    /// The file that was read, if there was one.
+    pub file: Option<PathBuf>,
+    values: layer::Merged,
+}
+
+/// Reads all layers and judges them.
+///
+/// # Errors
+/// [`ConfigError`] with every fault that was found; exit code 78.
+pub fn load(options: &LoadOptions) -> Result<Loaded, ConfigError> {
+    let mut faults = Vec::new();
+    let mut broken = false;
+    let mut file = None;
+    let mut from_file = layer::Layer::default();
+    match file::find(options) {
+        Ok(None) => {}
+        Ok(Some(found)) => {
+            let parsed = file::parse(&found);
+            faults.extend(parsed.faults);
+            from_file = parsed.layer;
+            broken = parsed.broken;
+            file = Some(found.path);
+        }
+        Err(fault) => {
+            faults.push(fault);
+            broken = true;
+        }
+    }
+    let authentik = authentik::layer(&options.env, &mut faults);
+    let credentials = environment::credentials(&options.env, &mut faults);
+    let ours = environment::layer(&options.env, &mut faults);
+    // without the file, half of what is configured would be told as missing
+    if broken {
+        return Err(ConfigError::new(faults));
+    }
+    let mut layers = vec![authentik, from_file, credentials, ours];
+    layers.insert(0, defaults::layer(&layers, options));
+    defaults::let_urls_replace_keys(&mut layers);
+    let merged = layer::Merged::new(&layers).and_then(|merged| Ok((merged.deserialize::<raw::RawConfig>()?, merged)));
+    let (raw, values) = match merged {
+        Ok(both) => both,
+        Err(_) => {
+            // each value was checked against its type before; the crate's own message could quote one
+            faults.push(Fault::new(None, "configuration", "the layers do not fit together"));
+            return Err(ConfigError::new(faults));
+        }
+    };
+    let mut check = validate::Check { options, merged: &values, faults: &mut faults };
+    match validate::settings(&raw, &mut check) {
+        Some(settings) => Ok(Loaded { settings, file, values }),
+        None => Err(ConfigError::new(faults)),
+    }
+}
 
 /// A whole, valid configuration. Every name that a job uses exists.
 #[derive(Debug, Clone)]

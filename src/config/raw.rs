@@ -1,0 +1,374 @@
+//! The shape of the configuration file. Its keys, their documentation and their defaults live here and nowhere else: the JSON Schema, the
+//! reference, the strict check of each layer and `config show` are all derived from these structs.
+//!
+//! An empty string is an unset key. Extensions of the schema: `x-secret` (never printed), `x-later` (known, but a value is refused, since
+//! to ignore it would be dangerous), `x-empty` (what an empty string in the file means, where it means something).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::secret::Secret;
+
+/// A secret as a layer gave it; `None` when empty.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SecretText(pub(super) Option<Secret>);
+
+/// The key of the table by which a layer says "the whole content of this file", so that no character of its path can be misread.
+pub(super) const FILE: &str = "file";
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Text(String),
+            File { file: String },
+        }
+        Ok(match Form::deserialize(deserializer)? {
+            Form::Text(text) if text.is_empty() => Self(None),
+            Form::Text(text) => Self(Some(Secret::parse(&text))),
+            Form::File { file } => Self(Some(Secret::File { path: Path::new(&file).to_owned(), default: None })),
+        })
+    }
+}
+
+impl Serialize for SecretText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if self.0.is_some() { "***" } else { "" })
+    }
+}
+
+impl JsonSchema for SecretText {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Secret".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "x-secret": true })
+    }
+}
+
+/// The configuration of Backstay. Every key is optional, an empty string counts as unset, and an unknown key is an error.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "Configuration of Backstay")]
+pub(super) struct RawConfig {
+    /// When to back up what, where to, and how much to keep. Without any job, `default` exists with the values below.
+    #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9][a-z0-9-]{0,63}$" }))]
+    pub jobs: BTreeMap<String, RawJob>,
+    /// Where backups go. Without any target, `local` exists: `file:///backups` in a container, `file://./backups` outside of one.
+    #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9][a-z0-9-]{0,63}$" }))]
+    pub targets: BTreeMap<String, RawTarget>,
+    /// A PostgreSQL server. What is unset here falls back to libpq's `PG*` variables, then to libpq's defaults.
+    #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9][a-z0-9-]{0,63}$" }))]
+    pub postgres: BTreeMap<String, RawPostgres>,
+    /// A Redis server.
+    #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9][a-z0-9-]{0,63}$" }))]
+    pub redis: BTreeMap<String, RawRedis>,
+    /// A tree of files. `media`, `certs`, `custom-templates` and `blueprints` exist without being configured; such a default that is not
+    /// there is noted in the backup, while one that is configured must be there.
+    #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9][a-z0-9-]{0,63}$" }))]
+    pub directory: BTreeMap<String, RawDirectory>,
+    /// A bucket as a source, with the keys of a target.
+    #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9][a-z0-9-]{0,63}$" },
+        "x-later" = "buckets as a source are not in this version; remove the section, so that nobody believes the bucket to be backed up"))]
+    pub bucket: BTreeMap<String, RawTarget>,
+    /// Encryption of every artifact with age.
+    pub encryption: RawEncryption,
+    /// The long-running service.
+    pub worker: RawWorker,
+    /// Who hears of a failure.
+    pub notify: RawNotify,
+}
+
+/// `[jobs.NAME]`
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "A job", rename = "Job")]
+pub(super) struct RawJob {
+    /// Cron expression: five fields, six with leading seconds, or `@daily` and the like.
+    #[schemars(extend("x-empty" = "only by hand"))]
+    pub schedule: String,
+    /// IANA time zone of the schedule. Unset: `$TZ`, else UTC.
+    pub timezone: String,
+    /// Components to back up. Empty: every configured one.
+    pub components: Vec<String>,
+    /// Targets to write to. Empty: every configured one.
+    pub targets: Vec<String>,
+    /// How many complete backups to keep. 0: this rule is not used.
+    pub keep_last: u32,
+    /// Keep the newest backup of each of this many hours. 0: this rule is not used; likewise below.
+    pub keep_hourly: u32,
+    /// Keep the newest backup of each of this many days.
+    pub keep_daily: u32,
+    /// Keep the newest backup of each of this many ISO weeks.
+    pub keep_weekly: u32,
+    /// Keep the newest backup of each of this many months.
+    pub keep_monthly: u32,
+    /// Keep the newest backup of each of this many years.
+    pub keep_yearly: u32,
+    /// Compression of the artifacts.
+    #[schemars(extend("enum" = ["gzip", "zstd", "none"]))]
+    pub compression: String,
+    /// Level of the compression: gzip 1 to 9, zstd 1 to 19. 0: the measured default.
+    pub level: u32,
+    /// Whether a slot that was missed while the worker was down is run once at its start.
+    pub catch_up: bool,
+    /// Longest random delay before a scheduled run, such as `5m`.
+    pub jitter: String,
+    /// Longest time that a whole run may take, such as `6h`. `0s`: no limit.
+    pub timeout: String,
+    /// A stream that does not move for this long is cut.
+    pub stall_timeout: String,
+    /// Cron expression of the restore drill.
+    #[schemars(extend("x-empty" = "no drill",
+        "x-later" = "restore drills are not in this version; remove the key, so that nobody believes backups to be tried"))]
+    pub drill: String,
+}
+
+impl Default for RawJob {
+    fn default() -> Self {
+        Self {
+            schedule: "0 0 * * *".into(),
+            timezone: String::new(),
+            components: Vec::new(),
+            targets: Vec::new(),
+            keep_last: 10,
+            keep_hourly: 0,
+            keep_daily: 0,
+            keep_weekly: 0,
+            keep_monthly: 0,
+            keep_yearly: 0,
+            compression: "gzip".into(),
+            level: 0,
+            catch_up: true,
+            jitter: "0s".into(),
+            timeout: "0s".into(),
+            stall_timeout: "10m".into(),
+            drill: String::new(),
+        }
+    }
+}
+
+/// `[targets.NAME]`
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "A target", rename = "Target")]
+pub(super) struct RawTarget {
+    /// `file:///path`, `file://./relative` or `s3://bucket/prefix`.
+    pub url: String,
+    /// S3: URL of the server, such as `https://minio.example.com:9000`. Unset: AWS.
+    pub endpoint: String,
+    /// S3: region. Unset: `$AWS_REGION`, else `us-east-1`.
+    pub region: String,
+    /// S3: access key. Unset: `$AWS_ACCESS_KEY_ID`.
+    pub access_key_id: SecretText,
+    /// S3: secret key. Unset: `$AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: SecretText,
+    /// S3: session token. Unset: `$AWS_SESSION_TOKEN`, when the keys come from the environment too.
+    pub session_token: SecretText,
+    /// S3: a profile of the AWS configuration files.
+    #[schemars(extend("x-later" = "profiles are not in this version; use access_key_id and secret_access_key"))]
+    pub profile: String,
+    /// S3: where the name of the bucket goes in a request. Unset: path with an endpoint, virtual without.
+    #[schemars(extend("enum" = ["", "path", "virtual"]))]
+    pub addressing: String,
+    /// S3: let the endpoint be `http://`. Keys are signed, but the data is readable on the way.
+    pub allow_http: bool,
+    /// S3: PEM file of certificate authorities to trust besides the system's.
+    pub ca_file: String,
+    /// S3: size of an upload part, such as `16MiB` (5MiB to 5GiB). Unset: chosen from the size of the artifact.
+    pub part_size: String,
+    /// S3: most parts that the provider takes in one upload.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_parts: u32,
+    /// S3: storage class of the objects, such as `STANDARD_IA`.
+    pub storage_class: String,
+    /// S3: checksum that each upload carries for the server to check.
+    #[schemars(extend("enum" = ["none", "sha256"]))]
+    pub checksum: String,
+    /// S3: credentials from an identity provider.
+    #[schemars(extend("x-later" = "web identity is not in this version; use access_key_id and secret_access_key"))]
+    pub web_identity: BTreeMap<String, String>,
+    /// Set by authentik's environment only.
+    #[schemars(skip)]
+    pub insecure_skip_verify: bool,
+}
+
+impl Default for RawTarget {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            endpoint: String::new(),
+            region: String::new(),
+            access_key_id: SecretText::default(),
+            secret_access_key: SecretText::default(),
+            session_token: SecretText::default(),
+            profile: String::new(),
+            addressing: String::new(),
+            allow_http: false,
+            ca_file: String::new(),
+            part_size: String::new(),
+            max_parts: 10_000,
+            storage_class: String::new(),
+            checksum: "none".into(),
+            web_identity: BTreeMap::new(),
+            insecure_skip_verify: false,
+        }
+    }
+}
+
+/// `[postgres.NAME]`
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "A PostgreSQL server", rename = "Postgres")]
+pub(super) struct RawPostgres {
+    /// `postgres://user:password@host:port/database?sslmode=…` or `host=… dbname=…`, as libpq reads it. The keys below win over it.
+    pub url: SecretText,
+    /// Host name, address, or the directory of a Unix socket.
+    pub host: String,
+    /// Port.
+    #[schemars(range(min = 1))]
+    pub port: Option<u16>,
+    /// Role to connect as.
+    pub user: String,
+    /// Its password.
+    pub password: SecretText,
+    /// Database to connect to.
+    pub database: String,
+    /// As libpq understands it.
+    #[schemars(extend("enum" = ["", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"]))]
+    pub sslmode: String,
+    /// PEM file of the certificate authorities that may sign the server's certificate; `system` for the system's.
+    pub sslrootcert: String,
+    /// PEM file of the client's certificate.
+    pub sslcert: String,
+    /// PEM file of the client's key.
+    pub sslkey: String,
+    /// Databases to back up. Empty: the one of the connection. `["*"]`: all but templates.
+    pub databases: Vec<String>,
+    /// Whether roles and tablespaces are backed up too. A user who may not read them gets a warning.
+    pub globals: bool,
+    /// Streams of a dump.
+    #[schemars(range(min = 1),
+        extend("x-later" = "more than one stream of a dump is not in this version; remove the key or set it to 1"))]
+    pub jobs: u32,
+}
+
+impl Default for RawPostgres {
+    fn default() -> Self {
+        Self {
+            url: SecretText::default(),
+            host: String::new(),
+            port: None,
+            user: String::new(),
+            password: SecretText::default(),
+            database: String::new(),
+            sslmode: String::new(),
+            sslrootcert: String::new(),
+            sslcert: String::new(),
+            sslkey: String::new(),
+            databases: Vec::new(),
+            globals: true,
+            jobs: 1,
+        }
+    }
+}
+
+/// `[redis.NAME]`
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "A Redis server", rename = "Redis")]
+pub(super) struct RawRedis {
+    /// `redis://` or `rediss://` (TLS) `[username[:password]@]host[:port][/db]`. The keys below win over it. With neither this nor `host`:
+    /// `redis://redis:6379/0`.
+    pub url: SecretText,
+    /// Host name or address.
+    pub host: String,
+    /// Port. Unset: 6379.
+    #[schemars(range(min = 1))]
+    pub port: Option<u16>,
+    /// User of an ACL.
+    pub username: String,
+    /// Password.
+    pub password: SecretText,
+    /// Number of the database to connect to. A backup holds all of them.
+    #[schemars(range(min = 0))]
+    pub db: Option<i64>,
+    /// Whether to speak TLS.
+    pub tls: bool,
+    /// PEM file of the certificate authorities that may sign the server's certificate. Unset: the system's.
+    pub ca_file: String,
+    /// How the data is read: as a replica, or by BGSAVE and from `rdb_path`. `auto`: as a replica, else by BGSAVE if `rdb_path` is set.
+    #[schemars(extend("enum" = ["", "auto", "replication", "bgsave"]))]
+    pub method: String,
+    /// Where the server's RDB file can be read from here.
+    pub rdb_path: String,
+}
+
+/// `[directory.NAME]`
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "A directory", rename = "Directory")]
+pub(super) struct RawDirectory {
+    /// The tree.
+    pub path: String,
+    /// What to leave out: globs as in a `.gitignore`, relative to `path`.
+    pub exclude: Vec<String>,
+    /// A file that cannot be read is a warning rather than a failure of the component.
+    pub skip_unreadable: bool,
+}
+
+/// `[encryption]`
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "Encryption", rename = "Encryption")]
+pub(super) struct RawEncryption {
+    /// age public keys. Set: every artifact is encrypted to each of them.
+    #[schemars(extend("x-later" = "encryption is not in this version; remove the key, so that nobody believes backups to be encrypted"))]
+    pub recipients: Vec<String>,
+    /// age identity file, for restore, verify and copy.
+    #[schemars(extend("x-later" = "encryption is not in this version; remove the key"))]
+    pub identity_file: String,
+}
+
+/// `[worker]`
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "The worker", rename = "Worker")]
+pub(super) struct RawWorker {
+    /// Address and port of `/healthz` and `/readyz`.
+    #[schemars(extend("x-empty" = "no HTTP"))]
+    pub listen: String,
+}
+
+impl Default for RawWorker {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:9717".into() }
+    }
+}
+
+/// `[notify]`
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "Notifications", rename = "Notify")]
+pub(super) struct RawNotify {
+    /// Where to send: `smtp://…`, https webhooks, healthchecks pings.
+    #[schemars(extend("x-secret" = true,
+        "x-later" = "notifications are not in this version; remove the key, so that nobody waits for a message"))]
+    pub urls: Vec<String>,
+    /// From which severity on.
+    #[schemars(extend("enum" = ["error", "warn", "info"]))]
+    pub level: String,
+}
+
+impl Default for RawNotify {
+    fn default() -> Self {
+        Self { urls: Vec::new(), level: "error".into() }
+    }
+}
