@@ -1,21 +1,39 @@
-//! Directory.
+//! A directory as a source of a backup: one pax tar, streamed as the tree is walked; and back, beside the old tree, then switched in.
+//!
+//! ```text
+//! walk (blocking) → pipe → AsyncRead          AsyncRead → archive::read → unpack (blocking) → publish
+//! ```
+//!
+//! Nothing here follows a symbolic link inside a tree or builds a path from a root and a name: all work goes by directory handles, so that
+//! trees deeper than `PATH_MAX` are whole and no name, however hostile, leads outside. The one link that is followed is described at
+//! [`walk::FOLLOWED`].
 
+use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
 
 use crate::name::ComponentName;
 
-/// What went wrong; each variant names action and subject.
-#[derive(Debug, Error)]
-pub enum DirectoryError {}
+pub mod archive;
+pub mod attributes;
+pub mod ladder;
+mod links;
+mod owners;
+pub mod pipe;
+pub mod place;
+mod restorer;
+mod sides;
+mod source;
+mod sparse;
+mod swap;
+mod trash;
+mod unpack;
+pub mod walk;
+mod warnings;
 
-impl DirectoryError {
-    /// What the operator can do about it, as a sentence.
-    pub fn advice(&self) -> Option<String> {
-        match *self {}
-    }
-}
+pub use restorer::DirectoryRestorer;
+pub use source::DirectorySource;
 
 /// Which tree to take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,4 +46,90 @@ pub struct DirectoryOptions {
     pub skip_unreadable: bool,
     /// False for the directories that are only built-in defaults: one that does not exist is absent rather than failed.
     pub required: bool,
+}
+
+/// What went wrong; each variant names action and subject.
+#[derive(Debug, Error)]
+pub enum DirectoryError {
+    #[error("the directory {0} does not exist")]
+    Missing(PathBuf),
+    #[error("{0} is not a directory")]
+    NotADirectory(PathBuf),
+    #[error("open the directory {path}")]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the pattern `{glob}` in `exclude` is not valid")]
+    Exclude {
+        glob: String,
+        #[source]
+        source: ignore::Error,
+    },
+    #[error("read `{path}` in {root}")]
+    Read {
+        root: PathBuf,
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the extended attributes of `{path}` in {root} are too large to be stored")]
+    AttributesTooLarge { root: PathBuf, path: String },
+    #[error("the work on {0} stopped unexpectedly")]
+    Died(PathBuf),
+    #[error("the backup holds no tar archive of this component")]
+    NoArchive,
+    #[error("the destination {path} cannot be used: {problem}")]
+    Destination { path: PathBuf, problem: String },
+    #[error("{path} has room for {available} bytes; the restore needs about {needed}")]
+    Space { path: PathBuf, available: u64, needed: u64 },
+    #[error("open the stored archive")]
+    OpenArchive(#[source] io::Error),
+    #[error("read the stored archive")]
+    Archive(#[source] archive::ArchiveError),
+    #[error("the archive is refused: `{path}` {problem}")]
+    Refused { path: String, problem: &'static str },
+    #[error("restore `{path}`")]
+    Write {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{action} {path}")]
+    Switch {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path} is not a journal that this version reads")]
+    Journal { path: PathBuf },
+}
+
+impl DirectoryError {
+    /// What the operator can do about it, as a sentence.
+    pub fn advice(&self) -> Option<String> {
+        let text = match self {
+            Self::Missing(path) => {
+                format!("Create {}, mount it into the container, or take the component out of the configuration.", path.display())
+            }
+            Self::NotADirectory(_) => "Configure the directory itself, not a file in it.".to_owned(),
+            Self::Read { source, .. } | Self::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "Run as a user that may read it (root, or with CAP_DAC_READ_SEARCH), exclude it, or set `skip_unreadable = true`."
+                    .to_owned()
+            }
+            Self::Read { .. } => "Exclude it, or set `skip_unreadable = true`, if it is not needed.".to_owned(),
+            Self::Space { .. } => "Make room, or restore into another place with `--into COMPONENT=/path`.".to_owned(),
+            Self::Destination { .. } => "Choose another place with `--into COMPONENT=/path`.".to_owned(),
+            Self::Archive(_) | Self::Refused { .. } => {
+                "The old directory was left as it was. Try another target or an older backup.".to_owned()
+            }
+            Self::Journal { .. } => {
+                "It was written by an interrupted restore; the old entries lie in `.backstay-old-…` beside it.".to_owned()
+            }
+            _ => return None,
+        };
+        Some(text)
+    }
 }

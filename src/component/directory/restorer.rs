@@ -1,0 +1,224 @@
+//! [`Restorer`] of a directory.
+
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use rustix::process::geteuid;
+use tokio::io::AsyncReadExt;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::place::Place;
+use super::sides::Sides;
+use super::swap::Swap;
+use super::unpack::{Unpacked, unpack};
+use super::{DirectoryError, DirectoryOptions};
+use crate::component::{
+    ByteStream, ComponentError, Destination, Plan, RestoreOptions, Restored, Restorer, RunContext, Staged, StoredComponent,
+};
+use crate::manifest::{Artifact, Component, Format};
+use crate::name::ComponentName;
+
+/// Bytes read from the stream at once.
+const BUFFER: usize = 512 << 10;
+
+/// Puts a directory back.
+#[derive(Debug, Clone)]
+pub struct DirectoryRestorer {
+    options: DirectoryOptions,
+}
+
+impl DirectoryRestorer {
+    pub fn new(options: DirectoryOptions) -> Self {
+        Self { options }
+    }
+
+    fn destination(&self, options: &RestoreOptions) -> PathBuf {
+        match &options.to {
+            Destination::Configured => self.options.path.clone(),
+            Destination::Into(path) => PathBuf::from(path.strip_prefix("file://").unwrap_or(path)),
+        }
+    }
+}
+
+#[async_trait]
+impl Restorer for DirectoryRestorer {
+    fn name(&self) -> &ComponentName {
+        &self.options.name
+    }
+
+    async fn plan(&self, part: &Component, options: &RestoreOptions) -> Result<Plan, ComponentError> {
+        let artifact = archive_of(part)?.clone();
+        let followed = part.facts.get("followed").and_then(|fact| fact.as_str()).map(str::to_owned);
+        let needed = needed(part, &artifact);
+        let (path, keep_old) = (self.destination(options), options.keep_old);
+        blocking(path.clone(), move || {
+            let place = Place::find(&path)?;
+            enough_space(&place, needed)?;
+            let interrupted = place.inside && Swap::interrupted(&place.target)?.is_some();
+            Ok(Plan { steps: steps(&place, &artifact, keep_old, interrupted, followed.as_deref()) })
+        })
+        .await
+    }
+
+    async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
+        let artifact = archive_of(&part.component)?;
+        let needed = needed(&part.component, artifact);
+        let path = self.destination(options);
+        let place = blocking(path.clone(), {
+            let path = path.clone();
+            move || {
+                let place = Place::find(&path)?;
+                enough_space(&place, needed)?;
+                if place.inside
+                    && let Some(swap) = Swap::interrupted(&place.target)?
+                {
+                    tracing::warn!(path = %place.target.display(), "bringing back what an interrupted restore had moved");
+                    swap.undo()?;
+                }
+                Ok(place)
+            }
+        })
+        .await?;
+        let stream = (part.open)(artifact).await.map_err(DirectoryError::OpenArchive)?;
+        // whoever drops this future stops the blocking work, which then removes the new tree
+        let cancel = run.cancel.child_token();
+        let stop = cancel.clone().drop_guard();
+        let handle = Handle::current();
+        let staged = blocking(path, move || {
+            let sides = Sides::create(place, &format!("{:08x}", rand::random::<u32>()))?;
+            let feed = BufReader::with_capacity(BUFFER, Feed { stream, handle, cancel: cancel.clone() });
+            let result = sides.staging().and_then(|staging| unpack(feed, staging, &cancel));
+            match result {
+                Ok((unpacked, warnings)) => Ok((sides, unpacked, warnings)),
+                Err(_) if cancel.is_cancelled() => Err(ComponentError::Cancelled),
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await;
+        stop.disarm();
+        let (sides, unpacked, warnings) = staged?;
+        Ok(Box::new(StagedDirectory {
+            target: sides.place().target.clone(),
+            sides: Some(sides),
+            unpacked,
+            warnings,
+            keep_old: options.keep_old,
+        }))
+    }
+}
+
+/// A tree that is complete and waits beside its destination.
+struct StagedDirectory {
+    target: PathBuf,
+    /// Absent only while work on it is under way.
+    sides: Option<Sides>,
+    unpacked: Unpacked,
+    warnings: Vec<String>,
+    keep_old: bool,
+}
+
+#[async_trait]
+impl Staged for StagedDirectory {
+    async fn publish(&mut self) -> Result<(), ComponentError> {
+        let Some(mut sides) = self.sides.take() else { return Err(DirectoryError::Died(self.target.clone()).into()) };
+        let (sides, result) = blocking(self.target.clone(), move || {
+            let result = sides.publish();
+            Ok((sides, result))
+        })
+        .await?;
+        self.sides = Some(sides);
+        Ok(result?)
+    }
+
+    async fn finish(self: Box<Self>) -> Result<Restored, ComponentError> {
+        let Self { target, sides, unpacked, warnings, keep_old } = *self;
+        let Some(sides) = sides else { return Err(DirectoryError::Died(target).into()) };
+        let kept = blocking(target.clone(), move || Ok(sides.finish(keep_old)?)).await?;
+        let mut done = vec![format!("restored {} entries, {} bytes, to {}", unpacked.entries, unpacked.bytes, target.display())];
+        done.extend(kept.map(|path| format!("the old directory is kept as {}", path.display())));
+        Ok(Restored { done, warnings })
+    }
+
+    async fn undo(mut self: Box<Self>) -> Result<(), ComponentError> {
+        let Some(sides) = self.sides.take() else { return Err(DirectoryError::Died(self.target).into()) };
+        blocking(self.target.clone(), move || Ok(sides.undo()?)).await
+    }
+}
+
+/// The stream of an artifact, for a blocking reader; a cancelled run is a read error.
+struct Feed {
+    stream: ByteStream,
+    handle: Handle,
+    cancel: CancellationToken,
+}
+
+impl Read for Feed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Self { stream, handle, cancel } = self;
+        handle.block_on(async {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(io::Error::other(ComponentError::Cancelled)),
+                result = stream.read(buffer) => result,
+            }
+        })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    path: PathBuf,
+    work: impl FnOnce() -> Result<T, ComponentError> + Send + 'static,
+) -> Result<T, ComponentError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| DirectoryError::Died(path))?
+}
+
+fn archive_of(part: &Component) -> Result<&Artifact, DirectoryError> {
+    match part.artifacts.as_slice() {
+        [artifact] if artifact.format == Format::Tar => Ok(artifact),
+        _ => Err(DirectoryError::NoArchive),
+    }
+}
+
+/// Bytes that the new tree takes at least: its content if the backup says how much that is, otherwise the whole archive.
+fn needed(part: &Component, artifact: &Artifact) -> u64 {
+    part.facts.get("bytes").and_then(serde_json::Value::as_u64).unwrap_or(artifact.raw_bytes).min(artifact.raw_bytes)
+}
+
+fn enough_space(place: &Place, needed: u64) -> Result<(), DirectoryError> {
+    match place.available() {
+        Some(available) if available < needed => Err(DirectoryError::Space { path: place.base().to_owned(), available, needed }),
+        _ => Ok(()),
+    }
+}
+
+fn steps(place: &Place, artifact: &Artifact, keep_old: bool, interrupted: bool, followed: Option<&str>) -> Vec<String> {
+    let target = place.target.display();
+    let mut steps = Vec::new();
+    if interrupted {
+        steps.push(format!("first bring back what an interrupted restore had moved in {target}"));
+    }
+    steps.push(format!("unpack {} ({} bytes) into a new directory in {}", artifact.path, artifact.raw_bytes, place.base().display()));
+    match (place.exists, place.inside) {
+        (false, _) => steps.push(format!("put it in place as {target}, which does not exist yet")),
+        (true, false) => steps.push(format!("exchange it with {target}{}", if place.empty { ", which is empty" } else { "" })),
+        (true, true) => steps.push(format!("swap the entries of {target} one by one, as it is a mount point or may not be renamed")),
+    }
+    if place.exists && !place.empty {
+        let fate = if keep_old { "keep the old directory under another name" } else { "remove the old directory" };
+        steps.push(format!("{fate}, with every file in it that the backup does not hold"));
+    }
+    if let Some(followed) = followed {
+        steps.push(format!("note: a link was followed when the backup was made ({followed}); it is restored as a directory"));
+    }
+    if !geteuid().is_root() {
+        steps.push("note: this does not run as root, so owners and devices may not be set".to_owned());
+    }
+    steps.extend(place.leftovers().iter().map(|path| leftover(path)));
+    steps
+}
+
+fn leftover(path: &Path) -> String {
+    format!("note: {} is left from an earlier restore; remove it when it is not needed any more", path.display())
+}

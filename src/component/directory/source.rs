@@ -1,0 +1,130 @@
+//! [`Source`] of a directory.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use async_trait::async_trait;
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+
+use super::ladder::DIRECTORY;
+use super::pipe::pipe;
+use super::walk::{Halt, Tally, Walk};
+use super::{DirectoryError, DirectoryOptions};
+use crate::component::{Artifact, ByteStream, ComponentError, Notes, RunContext, Source};
+use crate::manifest::{Facts, Format, Kind};
+use crate::name::ComponentName;
+
+/// A directory that is backed up as one tar archive.
+#[derive(Debug, Clone)]
+pub struct DirectorySource {
+    options: DirectoryOptions,
+}
+
+impl DirectorySource {
+    pub fn new(options: DirectoryOptions) -> Self {
+        Self { options }
+    }
+
+    /// Opens the root; a root that is itself a symbolic link is followed.
+    async fn root(&self) -> Result<OwnedFd, ComponentError> {
+        let options = self.options.clone();
+        tokio::task::spawn_blocking(move || open_root(&options)).await.map_err(|_| DirectoryError::Died(self.options.path.clone()))?
+    }
+}
+
+#[async_trait]
+impl Source for DirectorySource {
+    fn name(&self) -> &ComponentName {
+        &self.options.name
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Directory
+    }
+
+    async fn check(&self) -> Result<Facts, ComponentError> {
+        matcher(&self.options.exclude)?;
+        self.root().await?;
+        Ok(Facts::from([("path".to_owned(), self.options.path.to_string_lossy().into())]))
+    }
+
+    async fn open(&self, run: &RunContext) -> Result<Vec<Artifact>, ComponentError> {
+        let exclude = matcher(&self.options.exclude)?;
+        let root = self.root().await?;
+        run.notes.fact("path", self.options.path.to_string_lossy());
+        let (options, run) = (self.options.clone(), run.clone());
+        let stream = async move { Ok(stream(root, options, exclude, run)) };
+        let file = format!("{}.tar", self.options.name);
+        Ok(vec![Artifact { file, format: Format::Tar, database: None, estimate: None, open: Box::pin(stream) }])
+    }
+}
+
+/// Starts the walk on a blocking thread; it goes as fast as the stream is read.
+fn stream(root: OwnedFd, options: DirectoryOptions, exclude: Gitignore, run: RunContext) -> ByteStream {
+    let (writer, reader) = pipe(run.cancel.clone());
+    tokio::task::spawn_blocking(move || {
+        let walk = Walk::new(options.path, exclude, options.skip_unreadable, writer);
+        let (writer, result) = walk.run(root);
+        match result {
+            Ok((tally, warnings)) => {
+                note(&run.notes, &tally, warnings);
+                // a reader that is gone has no use for the end
+                let _ = writer.finish();
+            }
+            Err(Halt::Stopped) => writer.fail(io::Error::other(ComponentError::Cancelled)),
+            Err(Halt::Failed(error)) => writer.fail(io::Error::other(error)),
+        }
+    });
+    Box::new(reader)
+}
+
+fn note(notes: &Notes, tally: &Tally, warnings: Vec<String>) {
+    for (key, count) in [
+        ("files", tally.files),
+        ("directories", tally.directories),
+        ("symlinks", tally.symlinks),
+        ("hard_links", tally.hard_links),
+        ("others", tally.others),
+        ("bytes", tally.bytes),
+    ] {
+        notes.fact(key, count);
+    }
+    if tally.excluded > 0 {
+        notes.fact("excluded", tally.excluded);
+    }
+    if tally.socket_count > 0 {
+        notes.fact("skipped_sockets", tally.socket_count);
+        notes.fact("sockets", tally.sockets.clone());
+    }
+    if !tally.mounts.is_empty() {
+        notes.fact("mounts", tally.mounts.clone());
+    }
+    if let Some(followed) = &tally.followed {
+        notes.fact("followed", followed.clone());
+    }
+    for warning in warnings {
+        notes.warn(warning);
+    }
+}
+
+fn open_root(options: &DirectoryOptions) -> Result<OwnedFd, ComponentError> {
+    let path = &options.path;
+    open(path, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(|error| match error {
+        Errno::NOENT if options.required => DirectoryError::Missing(path.clone()).into(),
+        Errno::NOENT => ComponentError::Absent(format!("the directory {} does not exist", path.display())),
+        Errno::NOTDIR => DirectoryError::NotADirectory(path.clone()).into(),
+        error => DirectoryError::Open { path: path.clone(), source: error.into() }.into(),
+    })
+}
+
+/// Patterns relative to the root of the tree.
+fn matcher(globs: &[String]) -> Result<Gitignore, DirectoryError> {
+    let mut builder = GitignoreBuilder::new(Path::new(""));
+    for glob in globs {
+        builder.add_line(None, glob).map_err(|source| DirectoryError::Exclude { glob: glob.clone(), source })?;
+    }
+    builder.build().map_err(|source| DirectoryError::Exclude { glob: globs.join(", "), source })
+}

@@ -1,0 +1,362 @@
+//! Unpacks an archive below a directory handle and nowhere else.
+//!
+//! Every name is taken apart and opened component by component without following links; everything is created anew, so that an entry can
+//! neither overwrite nor lead through another one. An archive that tries is refused as a whole.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{
+    AtFlags, Dev, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat, fchmod, fchown, fstat, ftruncate,
+    futimens, linkat, makedev, mkdirat, mknodat, openat, symlinkat, syncfs, utimensat,
+};
+use rustix::io::{Errno, pwrite};
+use tokio_util::sync::CancellationToken;
+
+use super::DirectoryError;
+use super::archive::read::Reader;
+use super::archive::{Member, MemberKind, Time, shown};
+use super::attributes::{self, Subject};
+use super::ladder::{DIRECTORY, Ladder, identity};
+use super::warnings::Warnings;
+
+/// Longest name of a single entry that any file system of Linux takes, in bytes.
+const NAME_MAX: usize = 255;
+const BUFFER: usize = 256 << 10;
+
+/// What was unpacked.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Unpacked {
+    pub entries: u64,
+    pub bytes: u64,
+}
+
+/// A directory that is being filled.
+struct Level {
+    /// Length of its path in [`Unpacker::path`].
+    path: usize,
+    end: End,
+}
+
+/// What is set when the last entry of a directory is in place.
+enum End {
+    /// All that the archive says.
+    Member(Box<Member>),
+    /// The time that it had before it was entered once more.
+    Time(Time),
+    /// The root: set at the very end.
+    Root,
+}
+
+struct Unpacker {
+    ladder: Ladder<Level>,
+    /// Of the directory at the bottom of the ladder, without a slash at its end.
+    path: Vec<u8>,
+    root: Option<Member>,
+    warnings: Warnings,
+    unpacked: Unpacked,
+    /// Devices that only root may create: links to them cannot be made either.
+    skipped: HashSet<Vec<u8>>,
+    buffer: Vec<u8>,
+}
+
+/// Unpacks the whole stream into `staging`, an empty directory, and writes it through to the disk.
+///
+/// # Errors
+/// [`DirectoryError`]; what was unpacked so far is the caller's to remove.
+pub fn unpack(stream: impl Read, staging: OwnedFd, cancel: &CancellationToken) -> Result<(Unpacked, Vec<String>), DirectoryError> {
+    let failed = |error: Errno| DirectoryError::Write { path: ".".to_owned(), source: error.into() };
+    let handle = staging.try_clone().map_err(|source| DirectoryError::Write { path: ".".to_owned(), source })?;
+    let mut unpacker = Unpacker {
+        ladder: Ladder::new(staging, Level { path: 0, end: End::Root }).map_err(failed)?,
+        path: Vec::new(),
+        root: None,
+        warnings: Warnings::default(),
+        unpacked: Unpacked::default(),
+        skipped: HashSet::new(),
+        buffer: vec![0; BUFFER],
+    };
+    let mut reader = Reader::new(stream);
+    while let Some(member) = reader.next_member().map_err(DirectoryError::Archive)? {
+        if cancel.is_cancelled() {
+            return Err(failed(Errno::CANCELED));
+        }
+        unpacker.member(member, &mut reader)?;
+    }
+    while unpacker.ladder.depth() > 0 {
+        unpacker.up()?;
+    }
+    match unpacker.root.take() {
+        Some(root) => unpacker.dress(Subject::Open(handle.as_fd()), &root)?,
+        None => return Err(refused(b"", "is not in it")),
+    }
+    syncfs(&handle).map_err(failed)?;
+    Ok((unpacker.unpacked, unpacker.warnings.into_sentences()))
+}
+
+fn refused(path: &[u8], problem: &'static str) -> DirectoryError {
+    DirectoryError::Refused { path: shown(path), problem }
+}
+
+fn write_error(path: &[u8], error: Errno) -> DirectoryError {
+    DirectoryError::Write { path: shown(path), source: error.into() }
+}
+
+/// Directory and name of a path that stays below the root.
+fn split(path: &[u8]) -> Result<(&[u8], CString), &'static str> {
+    for part in path.split(|b| *b == b'/') {
+        match part {
+            b"" => return Err("is an absolute path or has an empty part"),
+            b"." | b".." => return Err("has a part that leads elsewhere"),
+            _ if part.len() > NAME_MAX => return Err("has a part of more than 255 bytes"),
+            _ if part.contains(&0) => return Err("has a NUL in it"),
+            _ => {}
+        }
+    }
+    let slash = path.iter().rposition(|b| *b == b'/');
+    let name = CString::new(&path[slash.map_or(0, |at| at + 1)..]).map_err(|_| "has a NUL in it")?;
+    Ok((&path[..slash.unwrap_or(0)], name))
+}
+
+/// Opens a directory below `from`, component by component.
+fn descend(from: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let mut at = from.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
+    for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
+        at = openat(&at, part, DIRECTORY, Mode::empty())?;
+    }
+    Ok(at)
+}
+
+impl Unpacker {
+    fn member<R: Read>(&mut self, member: Member, reader: &mut Reader<R>) -> Result<(), DirectoryError> {
+        self.unpacked.entries += 1;
+        if member.path.is_empty() {
+            if member.kind != MemberKind::Directory || self.root.is_some() {
+                return Err(refused(b"", "is in it twice, or is not a directory"));
+            }
+            self.root = Some(member);
+            return Ok(());
+        }
+        let (directory, name) = split(&member.path).map_err(|problem| refused(&member.path, problem))?;
+        self.go_to(directory, &member.path)?;
+        match &member.kind {
+            MemberKind::Directory => self.directory(&name, member),
+            MemberKind::File => {
+                let size = member.size;
+                self.file(&name, &member, size, &[(0, size)], reader)
+            }
+            MemberKind::Sparse { real, extents } => self.file(&name, &member, *real, extents, reader),
+            MemberKind::HardLink(target) => self.hard_link(&name, &member, target),
+            _ => self.special(&name, &member),
+        }
+    }
+
+    /// Leaves directories and enters others until `directory` is at the bottom.
+    fn go_to(&mut self, directory: &[u8], member: &[u8]) -> Result<(), DirectoryError> {
+        while !holds(&self.path, directory) {
+            self.up()?;
+        }
+        let below = directory[self.path.len()..].split(|b| *b == b'/').filter(|part| !part.is_empty());
+        for part in below {
+            let handle = openat(self.ladder.handle(), part, DIRECTORY, Mode::empty()).map_err(|error| match error {
+                Errno::NOENT => refused(member, "lies in a directory that does not come before it"),
+                Errno::NOTDIR | Errno::LOOP => refused(member, "leads through something that is not a directory"),
+                error => write_error(member, error),
+            })?;
+            let stat = fstat(&handle).map_err(|e| write_error(member, e))?;
+            self.extend_path(part);
+            let time = Time { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) };
+            self.ladder.push(handle, identity(&stat), Level { path: self.path.len(), end: End::Time(time) });
+        }
+        Ok(())
+    }
+
+    fn extend_path(&mut self, part: &[u8]) {
+        if !self.path.is_empty() {
+            self.path.push(b'/');
+        }
+        self.path.extend_from_slice(part);
+    }
+
+    /// Leaves the directory at the bottom, which gets its owner, attributes, mode and time now: what came into it has changed them.
+    fn up(&mut self) -> Result<(), DirectoryError> {
+        let left = self.ladder.pop().map_err(|e| write_error(&self.path, e))?;
+        if let Some((handle, level)) = left {
+            match level.end {
+                End::Member(member) => self.dress(Subject::Open(handle.as_fd()), &member)?,
+                End::Time(time) => futimens(&handle, &times(time)).map_err(|e| write_error(&self.path, e))?,
+                End::Root => {}
+            }
+        }
+        let length = self.ladder.value().path;
+        self.path.truncate(length);
+        Ok(())
+    }
+
+    fn directory(&mut self, name: &CString, member: Member) -> Result<(), DirectoryError> {
+        let failed = |error| created(&member.path, error);
+        mkdirat(self.ladder.handle(), name, Mode::RWXU).map_err(failed)?;
+        let handle = openat(self.ladder.handle(), name, DIRECTORY, Mode::empty()).map_err(failed)?;
+        let identity = identity(&fstat(&handle).map_err(failed)?);
+        self.extend_path(name.to_bytes());
+        self.ladder.push(handle, identity, Level { path: self.path.len(), end: End::Member(Box::new(member)) });
+        Ok(())
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        name: &CString,
+        member: &Member,
+        size: u64,
+        extents: &[(u64, u64)],
+        reader: &mut Reader<R>,
+    ) -> Result<(), DirectoryError> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(self.ladder.handle(), name, flags, Mode::RUSR | Mode::WUSR).map_err(|e| created(&member.path, e))?;
+        if matches!(member.kind, MemberKind::Sparse { .. }) {
+            ftruncate(&file, size).map_err(|e| write_error(&member.path, e))?;
+        }
+        for (offset, length) in extents {
+            let mut done = 0;
+            while done < *length {
+                let want = usize::try_from(length - done).map_or(BUFFER, |left| left.min(BUFFER));
+                let got = reader.read_data(&mut self.buffer[..want]).map_err(DirectoryError::Archive)?;
+                write_at(file.as_fd(), &self.buffer[..got], offset + done).map_err(|e| write_error(&member.path, e))?;
+                done += got as u64;
+            }
+            self.unpacked.bytes += length;
+        }
+        self.dress(Subject::Open(file.as_fd()), member)
+    }
+
+    fn hard_link(&mut self, name: &CString, member: &Member, target: &[u8]) -> Result<(), DirectoryError> {
+        let (directory, first) = split(target).map_err(|_| refused(&member.path, "is a hard link that leads out of the directory"))?;
+        let from = descend(self.ladder.root(), directory);
+        match from.and_then(|from| linkat(&from, &first, self.ladder.handle(), name, AtFlags::empty())) {
+            Ok(()) => Ok(()),
+            Err(Errno::NOENT) if self.skipped.contains(target) => {
+                self.skipped.insert(member.path.clone());
+                self.warnings
+                    .add("not created: only root may", || format!("`{}` was not created: it links to a device", shown(&member.path)));
+                Ok(())
+            }
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::PERM) => {
+                Err(refused(&member.path, "is a hard link to what is not a file that comes before it"))
+            }
+            Err(error) => Err(created(&member.path, error)),
+        }
+    }
+
+    fn special(&mut self, name: &CString, member: &Member) -> Result<(), DirectoryError> {
+        let directory = self.ladder.handle();
+        let node = |kind, device: Dev| mknodat(directory, name, kind, Mode::RUSR | Mode::WUSR, device);
+        let result = match &member.kind {
+            MemberKind::Symlink(text) => symlinkat(text.as_slice(), directory, name),
+            MemberKind::CharDevice { major, minor } => node(FileType::CharacterDevice, makedev(*major, *minor)),
+            MemberKind::BlockDevice { major, minor } => node(FileType::BlockDevice, makedev(*major, *minor)),
+            _ => node(FileType::Fifo, 0),
+        };
+        match result {
+            Ok(()) => {
+                let directory =
+                    directory.try_clone_to_owned().map_err(|source| DirectoryError::Write { path: shown(&member.path), source })?;
+                self.dress(Subject::Named(directory.as_fd(), name), member)
+            }
+            Err(Errno::PERM) if matches!(member.kind, MemberKind::CharDevice { .. } | MemberKind::BlockDevice { .. }) => {
+                self.skipped.insert(member.path.clone());
+                let path = shown(&member.path);
+                self.warnings.add("not created: only root may", || format!("`{path}` was not created: only root may create a device"));
+                Ok(())
+            }
+            Err(error) => Err(created(&member.path, error)),
+        }
+    }
+
+    /// Owner, then attributes (capabilities are lost when the owner changes), then mode (an ACL changes it), then time.
+    fn dress(&mut self, subject: Subject<'_>, member: &Member) -> Result<(), DirectoryError> {
+        let failed = |error| write_error(&member.path, error);
+        let (uid, gid) = (Some(Uid::from_raw(member.uid)), Some(Gid::from_raw(member.gid)));
+        let owned = match subject {
+            Subject::Open(file) => {
+                let stat = fstat(file).map_err(failed)?;
+                if (stat.st_uid, stat.st_gid) == (member.uid, member.gid) { Ok(()) } else { fchown(file, uid, gid) }
+            }
+            Subject::Named(directory, name) => chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW),
+        };
+        let mut mode = member.mode;
+        match owned {
+            Ok(()) => {}
+            Err(Errno::PERM | Errno::INVAL) => {
+                // a program must not run with the rights of whoever happens to own it now
+                mode &= !0o6000;
+                self.warnings.add("owner not set", || {
+                    format!("the owner of `{}` ({}:{}) could not be set", shown(&member.path), member.uid, member.gid)
+                });
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        for (name, value) in &member.xattrs {
+            match attributes::set(subject, name, value) {
+                Ok(()) => {}
+                Err(
+                    error @ (Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSPC | Errno::TOOBIG | Errno::NOENT),
+                ) => {
+                    self.warnings.add("attribute not set", || {
+                        let reason = io::Error::from(error);
+                        format!("the attribute `{}` of `{}` could not be set: {reason}", shown(name), shown(&member.path))
+                    });
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let (mode, times) = (Mode::from_raw_mode(mode), times(member.modified));
+        match subject {
+            Subject::Open(file) => {
+                fchmod(file, mode).map_err(failed)?;
+                futimens(file, &times).map_err(failed)
+            }
+            Subject::Named(directory, name) => {
+                if !matches!(member.kind, MemberKind::Symlink(_)) {
+                    chmodat(directory, name, mode, AtFlags::empty()).map_err(failed)?;
+                }
+                utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)
+            }
+        }
+    }
+}
+
+/// Whether `directory` is `outer` or lies below it.
+fn holds(outer: &[u8], directory: &[u8]) -> bool {
+    outer.is_empty() || directory.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+fn created(path: &[u8], error: Errno) -> DirectoryError {
+    match error {
+        Errno::EXIST => refused(path, "is in it twice"),
+        error => write_error(path, error),
+    }
+}
+
+fn times(modified: Time) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: modified.seconds, tv_nsec: i64::from(modified.nanos) },
+    }
+}
+
+fn write_at(file: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match pwrite(file, bytes, offset) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                offset += written as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
