@@ -234,6 +234,12 @@ pub struct ChildStream {
     then: Option<Then>,
 }
 
+impl fmt::Debug for ChildStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChildStream").field("pid", &self.pid()).finish_non_exhaustive()
+    }
+}
+
 type Then = Box<dyn FnOnce(Stderr) -> BoxFuture<'static, io::Result<()>> + Send>;
 
 enum State {

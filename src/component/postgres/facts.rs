@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::Facts;
@@ -16,6 +17,11 @@ pub const SERVER_VERSION: &str = "server_version";
 pub const SERVER_VERSION_NUM: &str = "server_version_num";
 /// Member of [`Facts`]: version of the `pg_dump` that wrote the archives, such as `15.18`.
 pub const CLIENT_VERSION: &str = "client_version";
+
+/// Member of [`Facts`]: `true` for a hot standby.
+pub const IN_RECOVERY: &str = "in_recovery";
+/// Member of [`Facts`] of a check only: sentences about what a backup would stumble over.
+pub const HINTS: &str = "hints";
 
 /// Every database of the backup, by its name.
 pub type Databases = BTreeMap<String, DatabaseFacts>;
@@ -59,6 +65,12 @@ pub struct DatabaseFacts {
     pub settings: Vec<RoleSettings>,
     /// `pg_database_size(oid)`.
     pub size_bytes: Option<u64>,
+    /// The moment at which the contents are as the archive has them, by the server's clock. Each database has its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<DateTime<Utc>>,
+    /// Version of the archive's format, such as `1.14`: an older `pg_restore` may not read it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive_version: Option<String>,
 }
 
 /// One row of `pg_db_role_setting`.

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use thiserror::Error;
+use tokio_postgres::error::SqlState;
 
 use crate::name::ComponentName;
 use crate::process::ProcessError;
@@ -12,12 +13,17 @@ use crate::secret::{Secret, SecretError};
 pub mod binaries;
 pub mod connect;
 pub mod conninfo;
+pub mod dump;
+pub mod dumpall;
 pub mod tls;
 
 pub mod facts;
 pub mod globals;
 pub mod helper;
 pub mod script;
+pub mod server;
+pub mod snapshot;
+pub mod source;
 pub mod sql;
 
 /// What went wrong; each variant names action and subject.
@@ -58,6 +64,33 @@ pub enum PostgresError {
     },
     #[error("no {tool} here fits a PostgreSQL {server} server: {}", found_majors(found))]
     NoClient { tool: &'static str, server: u32, found: Vec<u32> },
+    /// An archive of such a client sets what the server does not know, so that it could not be restored to the server it came from.
+    #[error("pg_dump {client} is too new for a PostgreSQL {server} server")]
+    Unrestorable { server: u32, client: u32 },
+    #[error("PostgreSQL {version} is not supported: the oldest is {oldest}")]
+    TooOld { version: String, oldest: u32 },
+    #[error("what answers at {server} is a pooler that shares sessions between transactions, which a consistent dump cannot go through")]
+    Pooler { server: String },
+    #[error("the server has no database {}", quoted(names))]
+    NoDatabase { names: Vec<String> },
+    #[error("lock the tables of database `{database}`: waited {seconds} s, {attempts} times{}", list(holders))]
+    Locked { database: String, seconds: f32, attempts: u32, holders: Vec<snapshot::Holder> },
+    #[error("take a snapshot of database `{database}`: its tables changed in each of {attempts} attempts")]
+    Changing { database: String, attempts: u32 },
+    #[error("the session that held the snapshot of database `{database}` ended before its dump did: the dump may be incomplete")]
+    SnapshotLost {
+        database: String,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    #[error("dump database `{database}`")]
+    Dump {
+        database: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("dump database `{database}`: pg_dump wrote nothing")]
+    NothingDumped { database: String },
     #[error(transparent)]
     Process(#[from] ProcessError),
     #[error("cancelled")]
@@ -78,9 +111,33 @@ impl PostgresError {
             Self::Tls(tls::TlsError::NoRoot(_)) => {
                 Some("Set sslrootcert to the file of the server's certificate authority, or to \"system\".".into())
             }
+            Self::Unrestorable { server, .. } => {
+                Some(format!("Install the PostgreSQL {server} client programs, so that the backup can be restored to this server."))
+            }
+            Self::Pooler { .. } => Some("Point the component at the PostgreSQL server itself, or at a pool with session pooling.".into()),
+            Self::NoDatabase { .. } => Some("Correct `databases`, or use [\"*\"] for all of them.".into()),
+            Self::Locked { .. } => {
+                Some("Run the backup when no migration or VACUUM FULL runs, or end the process that holds the lock.".into())
+            }
+            Self::Changing { .. } => Some("Run the backup when tables are not created and dropped all the time.".into()),
+            Self::Dump { source, .. } => ProcessError::of(source).and_then(ProcessError::stderr).and_then(dump::advice),
+            Self::Query { source, .. } if source.code() == Some(&SqlState::OUT_OF_MEMORY) => {
+                Some("The server's lock table is full: raise its max_locks_per_transaction.".into())
+            }
+            Self::Connect { source, .. } if source.code() == Some(&SqlState::INVALID_PASSWORD) => {
+                Some("Check user and password; a secret file loses one line end at its end, nothing else.".into())
+            }
             _ => None,
         }
     }
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn list(holders: &[snapshot::Holder]) -> String {
+    holders.iter().map(|holder| format!("; {holder}")).collect()
 }
 
 fn found_majors(found: &[u32]) -> String {

@@ -1,0 +1,295 @@
+//! A PostgreSQL server as a source: its globals, then each database as an archive of its own.
+//!
+//! A snapshot is of one database, and it is taken when that database's turn has come: the archives of a server with several databases
+//! are each consistent in themselves, and not with one another.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_util::sync::CancellationToken;
+
+use super::binaries::{self, Binary, Tool};
+use super::connect::Endpoint;
+use super::dump::Dump;
+use super::facts::{self, DatabaseFacts, Databases};
+use super::server::{self, Database, Server};
+use super::snapshot::Patience;
+use super::{PostgresError, PostgresOptions, dumpall};
+use crate::component::{Artifact, ByteStream, ComponentError, Notes, RunContext, Source};
+use crate::manifest::{Facts, Format, Kind};
+use crate::name::{ComponentName, file_stem};
+
+/// All databases but templates and closed ones.
+const ALL: &str = "*";
+
+/// Databases that belong to a provider of managed servers and that no customer may enter: not a loss.
+const OF_PROVIDERS: &[&str] = &["rdsadmin", "cloudsqladmin", "azure_maintenance", "azure_sys"];
+
+/// The first version whose client programs set `transaction_timeout`, which older servers refuse.
+const TRANSACTION_TIMEOUT: u32 = 17;
+
+/// `[postgres.NAME]`, to be backed up.
+#[derive(Debug)]
+pub struct PostgresSource {
+    options: PostgresOptions,
+    patience: Patience,
+}
+
+impl PostgresSource {
+    pub fn new(options: PostgresOptions) -> Self {
+        Self { options, patience: Patience::default() }
+    }
+
+    /// Other waits for locks than half a minute, three times.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Connects, and finds out everything that can be known before a dump.
+    async fn survey(&self) -> Result<Survey, PostgresError> {
+        let endpoint = Endpoint::from_options(&self.options)?;
+        let (endpoint, client) = self.connect(&endpoint).await?;
+        server::refuse_pooler(&endpoint, &client).await?;
+        let server = Server::ask(&client).await?;
+        let pg_dump = binaries::find(Tool::PgDump, server.major()).await?;
+        if server.major() < TRANSACTION_TIMEOUT && pg_dump.major >= TRANSACTION_TIMEOUT {
+            return Err(PostgresError::Unrestorable { server: server.major(), client: pg_dump.major });
+        }
+        let wanted = match self.options.databases.as_slice() {
+            [] => vec![endpoint.database().to_owned()],
+            names => names.to_vec(),
+        };
+        let Selection { databases, skipped } = select(&wanted, server::databases(&client).await?)?;
+        Ok(Survey { endpoint, server, pg_dump, databases, skipped })
+    }
+
+    /// Connects to the endpoint's database. Where none was configured, its name is a guess (the user's), so that a server whose
+    /// `databases` are listed may also be entered through one of them, or through those that nearly every server has.
+    async fn connect(&self, endpoint: &Endpoint) -> Result<(Endpoint, Client), PostgresError> {
+        let mut result = endpoint.settle(None).await;
+        let named = self.options.databases.iter().map(String::as_str).filter(|name| *name != ALL);
+        let entrances = if self.options.databases.is_empty() { Vec::new() } else { named.chain(["postgres", "template1"]).collect() };
+        for entrance in entrances {
+            match &result {
+                Err(PostgresError::Connect { source, .. }) if source.code() == Some(&SqlState::UNDEFINED_DATABASE) => {}
+                _ => break,
+            }
+            result = endpoint.with_database(entrance).settle(None).await;
+        }
+        result
+    }
+}
+
+/// What is known of a server before a dump.
+struct Survey {
+    /// Of the host that answered; its database is the one we entered through.
+    endpoint: Endpoint,
+    server: Server,
+    pg_dump: Binary,
+    databases: Databases,
+    /// Sentences.
+    skipped: Vec<String>,
+}
+
+impl Survey {
+    fn facts(&self) -> Facts {
+        let mut facts = Facts::new();
+        let mut fact = |key: &str, value: Value| facts.insert(key.to_owned(), value);
+        fact(facts::SERVER_VERSION, json!(self.server.version));
+        fact(facts::SERVER_VERSION_NUM, json!(self.server.version_num));
+        fact(facts::CLIENT_VERSION, json!(self.pg_dump.version));
+        fact(facts::IN_RECOVERY, json!(self.server.in_recovery));
+        fact(facts::DATABASES, json!(self.databases));
+        facts
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Selection {
+    databases: Databases,
+    skipped: Vec<String>,
+}
+
+/// Which databases to dump. One that was asked for by name and is missing is an error, as is, with `*`, one that cannot be entered: it
+/// fails when its turn comes, because to leave it out would be to lose it.
+fn select(wanted: &[String], existing: BTreeMap<String, Database>) -> Result<Selection, PostgresError> {
+    let missing: Vec<_> = wanted.iter().filter(|name| *name != ALL && !existing.contains_key(*name)).cloned().collect();
+    if !missing.is_empty() {
+        return Err(PostgresError::NoDatabase { names: missing });
+    }
+    let all = wanted.iter().any(|name| name == ALL);
+    let mut selection = Selection { databases: BTreeMap::new(), skipped: Vec::new() };
+    for (name, database) in existing {
+        let named = wanted.contains(&name);
+        if named || (all && database.allows_connections && !database.facts.is_template) {
+            // DROP DATABASE that was interrupted; the server lets nobody in (PostgreSQL's `DATCONNLIMIT_INVALID_DB`).
+            let broken = database.facts.connection_limit == Some(-2);
+            let foreign = !database.may_connect && OF_PROVIDERS.contains(&name.as_str());
+            if !named && (broken || foreign) {
+                let why = if broken { "the server has marked it invalid" } else { "it belongs to the server's provider" };
+                selection.skipped.push(format!("database `{name}` is left out: {why}"));
+            } else {
+                selection.databases.insert(name, database.facts);
+            }
+        }
+    }
+    Ok(selection)
+}
+
+#[async_trait]
+impl Source for PostgresSource {
+    fn name(&self) -> &ComponentName {
+        &self.options.name
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Postgres
+    }
+
+    async fn check(&self) -> Result<Facts, ComponentError> {
+        let survey = self.survey().await?;
+        let mut hints = survey.skipped.clone();
+        for name in survey.databases.keys() {
+            let client = survey.endpoint.connect(Some(name)).await?;
+            hints.extend(server::obstacles(&client, name, survey.server.sees_all_rows).await?);
+        }
+        if self.options.globals {
+            let cancel = CancellationToken::new();
+            let notes = Notes::default();
+            let pg_dumpall = binaries::find(Tool::PgDumpall, survey.server.major()).await?;
+            dumpall::globals(&survey.endpoint, &pg_dumpall, &notes, &cancel).await.map_err(PostgresError::from)?;
+            hints.extend(notes.take().1);
+        }
+        let mut facts = survey.facts();
+        facts.insert(facts::HINTS.to_owned(), json!(hints));
+        Ok(facts)
+    }
+
+    async fn open(&self, run: &RunContext) -> Result<Vec<Artifact>, ComponentError> {
+        let survey = self.survey().await?;
+        for (key, value) in survey.facts() {
+            run.notes.fact(&key, value);
+        }
+        for sentence in &survey.skipped {
+            run.notes.warn(sentence);
+        }
+        let mut artifacts = Vec::new();
+        if self.options.globals {
+            artifacts.extend(globals(&survey, run).await?);
+        }
+        let job = Arc::new(Job {
+            endpoint: survey.endpoint,
+            pg_dump: survey.pg_dump,
+            patience: self.patience,
+            run: run.clone(),
+            databases: Mutex::new(survey.databases.clone()),
+        });
+        artifacts.extend(survey.databases.into_iter().map(|(name, facts)| dump(&job, name, &facts)));
+        Ok(artifacts)
+    }
+}
+
+async fn globals(survey: &Survey, run: &RunContext) -> Result<Option<Artifact>, ComponentError> {
+    let pg_dumpall = match binaries::find(Tool::PgDumpall, survey.server.major()).await {
+        Ok(pg_dumpall) => pg_dumpall,
+        Err(error) => {
+            run.notes.warn(format!("the backup holds no roles and tablespaces: {error}"));
+            return Ok(None);
+        }
+    };
+    let script = match dumpall::globals(&survey.endpoint, &pg_dumpall, &run.notes, &run.cancel).await {
+        Ok(script) => script,
+        Err(_) => return Err(ComponentError::Cancelled),
+    };
+    Ok(script.map(|script| Artifact {
+        file: "globals.sql".to_owned(),
+        format: Format::PgGlobals,
+        database: None,
+        estimate: Some(script.len() as u64),
+        open: Box::pin(async move { Ok(Box::new(Cursor::new(script)) as ByteStream) }),
+    }))
+}
+
+/// What the dumps of one run have in common.
+struct Job {
+    endpoint: Endpoint,
+    pg_dump: Binary,
+    patience: Patience,
+    run: RunContext,
+    /// As they stand in the facts; each dump adds what it learns.
+    databases: Mutex<Databases>,
+}
+
+fn dump(job: &Arc<Job>, database: String, facts: &DatabaseFacts) -> Artifact {
+    let job = Arc::clone(job);
+    Artifact {
+        file: format!("{}.dump", file_stem(&database)),
+        format: Format::PgCustom,
+        database: Some(database.clone()),
+        estimate: facts.size_bytes,
+        open: Box::pin(async move {
+            let endpoint = job.endpoint.with_database(&database);
+            let dump = Dump::start(&endpoint, &job.pg_dump, &job.patience, &job.run.notes, &job.run.cancel).await?;
+            let mut databases = job.databases.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(facts) = databases.get_mut(&database) {
+                facts.snapshot = Some(dump.taken);
+                facts.archive_version.clone_from(&dump.archive_version);
+            }
+            job.run.notes.fact(facts::DATABASES, json!(*databases));
+            Ok(Box::new(dump) as ByteStream)
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database(allows_connections: bool, is_template: bool, connection_limit: i32, may_connect: bool) -> Database {
+        let facts = DatabaseFacts { is_template, connection_limit: Some(connection_limit), ..DatabaseFacts::default() };
+        Database { facts, allows_connections, may_connect }
+    }
+
+    fn existing() -> BTreeMap<String, Database> {
+        [
+            ("app", database(true, false, -1, true)),
+            ("closed", database(false, false, -1, true)),
+            ("half-dropped", database(true, false, -2, true)),
+            ("private", database(true, false, -1, false)),
+            ("rdsadmin", database(true, false, -1, false)),
+            ("template1", database(true, true, -1, true)),
+        ]
+        .into_iter()
+        .map(|(name, database)| (name.to_owned(), database))
+        .collect()
+    }
+
+    fn check(wanted: &[&str], expected: &[&str]) {
+        let wanted: Vec<_> = wanted.iter().map(|w| (*w).to_owned()).collect();
+        let selection = select(&wanted, existing()).expect("all exist");
+        assert_eq!(selection.databases.keys().collect::<Vec<_>>(), expected, "{wanted:?}");
+    }
+
+    #[test]
+    fn a_star_takes_all_that_a_customer_can_have_and_never_drops_one_in_silence() {
+        check(&["*"], &["app", "private"]);
+        check(&["*", "template1"], &["app", "private", "template1"]);
+        check(&["rdsadmin"], &["rdsadmin"]);
+        let selection = select(&["*".to_owned()], existing()).expect("all exist");
+        assert_eq!(selection.skipped.len(), 2);
+    }
+
+    #[test]
+    fn every_missing_database_is_named() {
+        let wanted = ["app", "x", "y"].map(str::to_owned);
+        let error = select(&wanted, existing()).expect_err("two are missing");
+        assert_eq!(error.to_string(), "the server has no database `x`, `y`");
+    }
+}
