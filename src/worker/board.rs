@@ -1,0 +1,339 @@
+//! What the worker knows about each job, and the rules for "overdue" and "failing". Pure: takes `now`.
+//!
+//! **Overdue**: a slot has passed by more than the grace (the job's `timeout`, or an hour without one, plus its jitter), and neither a
+//! complete backup was begun since that slot nor is one being made for it. A job without any backup counts from the worker's start.
+//! **Failing**: the last run failed or was incomplete, and no complete backup was begun since; or the targets cannot be asked.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use serde::Serialize;
+
+use super::runner::{PlannedJob, RunOutcome};
+use crate::name::JobName;
+
+/// How late the run of a job without `timeout` may be.
+pub const GRACE: TimeDelta = TimeDelta::hours(1);
+
+/// All jobs of the worker.
+#[derive(Debug)]
+pub struct Board {
+    started: DateTime<Utc>,
+    stopping: bool,
+    jobs: BTreeMap<JobName, JobState>,
+}
+
+/// One job.
+#[derive(Debug)]
+struct JobState {
+    plan: PlannedJob,
+    /// No longer configured; kept while its last run goes on.
+    removed: bool,
+    running: Option<Running>,
+    last: Option<LastRun>,
+    last_complete: Option<DateTime<Utc>>,
+    /// Why the targets could not say when the last complete backup was made.
+    unreadable: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    slot: DateTime<Utc>,
+    began: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone)]
+struct LastRun {
+    began: DateTime<Utc>,
+    ended: DateTime<Utc>,
+    outcome: RunOutcome,
+}
+
+/// The answer of `/healthz` and `/readyz`.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub ready: bool,
+    /// Why not, a sentence a job.
+    pub reasons: Vec<String>,
+    pub jobs: Vec<JobReport>,
+}
+
+/// One job in a [`Report`]; times are RFC 3339 in UTC.
+#[derive(Debug, Serialize)]
+pub struct JobReport {
+    pub name: JobName,
+    pub running: bool,
+    pub last_outcome: Option<&'static str>,
+    pub last_reason: Option<String>,
+    /// When the last run of this worker began and ended.
+    pub last_run: Option<String>,
+    pub last_run_ended: Option<String>,
+    /// When the newest complete backup was begun, by whomever.
+    pub last_complete: Option<String>,
+    pub next: Option<String>,
+    pub overdue: bool,
+    pub failing: bool,
+}
+
+impl Board {
+    pub fn new(jobs: Vec<PlannedJob>, now: DateTime<Utc>) -> Self {
+        let mut board = Self { started: now, stopping: false, jobs: BTreeMap::new() };
+        board.replace(jobs);
+        board
+    }
+
+    /// Takes another configuration; what is known of a job that stays is kept.
+    pub fn replace(&mut self, jobs: Vec<PlannedJob>) {
+        for state in self.jobs.values_mut() {
+            state.removed = true;
+        }
+        for plan in jobs {
+            match self.jobs.get_mut(&plan.name) {
+                Some(state) => (state.plan, state.removed) = (plan, false),
+                None => {
+                    let state = JobState { plan, removed: false, running: None, last: None, last_complete: None, unreadable: None };
+                    self.jobs.insert(state.plan.name.clone(), state);
+                }
+            }
+        }
+        self.forget_removed();
+    }
+
+    /// The configured job of that name.
+    pub fn plan(&self, job: &JobName) -> Option<&PlannedJob> {
+        self.jobs.get(job).filter(|state| !state.removed).map(|state| &state.plan)
+    }
+
+    pub fn is_running(&self, job: &JobName) -> bool {
+        self.jobs.get(job).is_some_and(|state| state.running.is_some())
+    }
+
+    /// The jobs that run now.
+    pub fn running(&self) -> Vec<&JobName> {
+        self.jobs.iter().filter(|(_, state)| state.running.is_some()).map(|(name, _)| name).collect()
+    }
+
+    pub fn last_complete(&self, job: &JobName) -> Option<DateTime<Utc>> {
+        self.jobs.get(job).and_then(|state| state.last_complete)
+    }
+
+    pub fn began(&mut self, job: &JobName, slot: DateTime<Utc>, now: DateTime<Utc>) {
+        if let Some(state) = self.jobs.get_mut(job) {
+            state.running = Some(Running { slot, began: now });
+        }
+    }
+
+    pub fn ended(&mut self, job: &JobName, outcome: RunOutcome, now: DateTime<Utc>) {
+        if let Some(state) = self.jobs.get_mut(job) {
+            let began = state.running.take().map_or(now, |run| run.began);
+            if outcome == RunOutcome::Complete {
+                state.last_complete = state.last_complete.max(Some(began));
+                state.unreadable = None;
+            }
+            state.last = Some(LastRun { began, ended: now, outcome });
+        }
+        self.forget_removed();
+    }
+
+    /// What the targets say about the newest complete backup.
+    pub fn asked(&mut self, job: &JobName, answer: Result<Option<DateTime<Utc>>, String>) {
+        if let Some(state) = self.jobs.get_mut(job) {
+            match answer {
+                Ok(at) => (state.last_complete, state.unreadable) = (state.last_complete.max(at), None),
+                Err(reason) => state.unreadable = Some(reason),
+            }
+        }
+    }
+
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// The jobs about which the targets should be asked again, since a backup made by hand may have mended them.
+    pub fn doubtful(&self, now: DateTime<Utc>) -> Vec<JobName> {
+        let doubtful = |state: &JobState| !state.removed && (state.failing().is_some() || state.overdue(self.started, now).is_some());
+        self.jobs.iter().filter(|(_, state)| doubtful(state)).map(|(name, _)| name.clone()).collect()
+    }
+
+    pub fn report(&self, now: DateTime<Utc>) -> Report {
+        let mut reasons = Vec::new();
+        if self.stopping {
+            reasons.push("the worker is stopping".to_owned());
+        }
+        let mut jobs = Vec::new();
+        for (name, state) in self.jobs.iter().filter(|(_, state)| !state.removed) {
+            let (overdue, failing) = (state.overdue(self.started, now), state.failing());
+            jobs.push(JobReport {
+                name: name.clone(),
+                running: state.running.is_some(),
+                last_outcome: state.last.as_ref().map(|last| last.outcome.word()),
+                last_reason: state.last.as_ref().and_then(|last| last.outcome.reason()).map(str::to_owned),
+                last_run: state.last.as_ref().map(|last| stamp(last.began)),
+                last_run_ended: state.last.as_ref().map(|last| stamp(last.ended)),
+                last_complete: state.last_complete.map(stamp),
+                next: state.plan.schedule.as_ref().and_then(|s| s.next_after(now)).map(stamp),
+                overdue: overdue.is_some(),
+                failing: failing.is_some(),
+            });
+            reasons.extend([failing, overdue].into_iter().flatten().map(|why| format!("job `{name}`: {why}")));
+        }
+        Report { ready: reasons.is_empty(), reasons, jobs }
+    }
+
+    fn forget_removed(&mut self) {
+        self.jobs.retain(|_, state| !state.removed || state.running.is_some());
+    }
+}
+
+impl JobState {
+    fn overdue(&self, started: DateTime<Utc>, now: DateTime<Utc>) -> Option<String> {
+        let schedule = self.plan.schedule.as_ref()?;
+        let grace = self.plan.timeout.map_or(GRACE, delta) + delta(self.plan.jitter);
+        let since = self.last_complete.unwrap_or(started).max(self.running.map_or(DateTime::<Utc>::MIN_UTC, |run| run.slot));
+        let slot = schedule.last_slot_between(since, now.checked_sub_signed(grace)?)?;
+        Some(format!("overdue, no complete backup since its slot of {}", stamp(slot)))
+    }
+
+    fn failing(&self) -> Option<String> {
+        let mended = |last: &&LastRun| self.last_complete.is_none_or(|complete| complete < last.began);
+        let last = self.last.as_ref().filter(mended);
+        let failed = last.and_then(|last| Some(format!("the last run is {}: {}", last.outcome.word(), last.outcome.reason()?)));
+        failed.or_else(|| self.unreadable.as_ref().map(|why| format!("its last backup cannot be found out: {why}")))
+    }
+}
+
+fn delta(duration: Duration) -> TimeDelta {
+    // a duration too long for chrono is longer than any slot is old
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX / 4)
+}
+
+fn stamp(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Schedule;
+
+    fn utc(text: &str) -> DateTime<Utc> {
+        format!("2026-06-{text}Z").parse().expect("a time in the test")
+    }
+
+    fn name() -> JobName {
+        "a".parse().expect("a name")
+    }
+
+    fn plan(timeout: Option<Duration>, jitter: Duration) -> PlannedJob {
+        let schedule = Some(Schedule::parse("0 3 * * *", "UTC").expect("a schedule"));
+        PlannedJob { name: name(), schedule, catch_up: true, jitter, timeout }
+    }
+
+    /// A board of one daily job (03:00), begun on the first of June at noon.
+    fn board() -> Board {
+        Board::new(vec![plan(None, Duration::ZERO)], utc("01T12:00:00"))
+    }
+
+    fn run(board: &mut Board, slot: &str, outcome: RunOutcome) {
+        board.began(&name(), utc(slot), utc(slot));
+        board.ended(&name(), outcome, utc(slot) + TimeDelta::minutes(5));
+    }
+
+    fn reasons(board: &Board, now: &str) -> String {
+        board.report(utc(now)).reasons.join("; ")
+    }
+
+    #[test]
+    fn a_job_without_backups_is_overdue_an_hour_after_its_first_slot() {
+        let board = board();
+        assert_eq!(reasons(&board, "02T03:59:59"), "");
+        assert_eq!(reasons(&board, "02T04:00:00"), "job `a`: overdue, no complete backup since its slot of 2026-06-02T03:00:00Z");
+    }
+
+    #[test]
+    fn a_job_whose_last_backup_is_older_than_its_newest_slot_is_overdue() {
+        let mut board = board();
+        board.asked(&name(), Ok(Some(utc("01T02:00:00"))));
+        assert!(reasons(&board, "01T12:00:00").contains("overdue"));
+        board.asked(&name(), Ok(Some(utc("01T03:00:01"))));
+        assert_eq!(reasons(&board, "01T12:00:00"), "");
+    }
+
+    #[test]
+    fn the_grace_is_the_timeout_and_the_jitter() {
+        let plans = vec![plan(Some(Duration::from_secs(600)), Duration::from_secs(60))];
+        let board = Board::new(plans, utc("01T12:00:00"));
+        assert_eq!(reasons(&board, "02T03:10:59"), "");
+        assert!(reasons(&board, "02T03:11:00").contains("overdue"));
+    }
+
+    #[test]
+    fn a_long_run_is_not_overdue_until_the_next_slot_has_passed_too() {
+        let mut board = board();
+        board.began(&name(), utc("02T03:00:00"), utc("02T03:00:00"));
+        assert_eq!(reasons(&board, "02T23:00:00"), "");
+        assert!(reasons(&board, "03T04:00:00").contains("overdue"));
+    }
+
+    #[test]
+    fn a_failed_or_incomplete_run_is_failing_until_a_complete_one() {
+        for outcome in [RunOutcome::Failed("no route".into()), RunOutcome::Incomplete("no route".into())] {
+            let mut board = board();
+            let word = outcome.word();
+            run(&mut board, "02T03:00:00", outcome);
+            assert_eq!(reasons(&board, "02T03:06:00"), format!("job `a`: the last run is {word}: no route"));
+            run(&mut board, "03T03:00:00", RunOutcome::Complete);
+            assert_eq!(reasons(&board, "03T12:00:00"), "");
+        }
+    }
+
+    #[test]
+    fn a_failed_run_does_not_mark_its_slot_done() {
+        let mut board = board();
+        run(&mut board, "02T03:00:00", RunOutcome::Failed("x".into()));
+        assert!(reasons(&board, "02T04:00:00").contains("overdue"));
+        assert_eq!(board.last_complete(&name()), None);
+    }
+
+    #[test]
+    fn a_backup_made_by_hand_mends_a_failing_job() {
+        let mut board = board();
+        run(&mut board, "02T03:00:00", RunOutcome::Failed("x".into()));
+        assert_eq!(board.doubtful(utc("02T03:06:00")), [name()]);
+        board.asked(&name(), Ok(Some(utc("02T09:00:00"))));
+        assert_eq!(reasons(&board, "02T12:00:00"), "");
+        assert!(board.doubtful(utc("02T12:00:00")).is_empty());
+    }
+
+    #[test]
+    fn busy_is_no_failure() {
+        let mut board = board();
+        run(&mut board, "02T03:00:00", RunOutcome::Busy);
+        assert_eq!(reasons(&board, "02T03:30:00"), "");
+        assert!(reasons(&board, "02T04:30:00").contains("overdue"));
+    }
+
+    #[test]
+    fn targets_that_cannot_be_asked_are_a_reason() {
+        let mut board = board();
+        board.asked(&name(), Err("connection refused".into()));
+        assert_eq!(reasons(&board, "01T12:01:00"), "job `a`: its last backup cannot be found out: connection refused");
+        board.asked(&name(), Ok(None));
+        assert_eq!(reasons(&board, "01T12:01:00"), "");
+    }
+
+    #[test]
+    fn a_removed_job_is_neither_reported_nor_planned_but_its_run_is_known() {
+        let mut board = board();
+        board.began(&name(), utc("02T03:00:00"), utc("02T03:00:00"));
+        board.replace(Vec::new());
+        assert!(board.plan(&name()).is_none() && board.is_running(&name()));
+        assert!(board.report(utc("05T03:00:00")).ready);
+        board.replace(vec![plan(None, Duration::ZERO)]);
+        assert!(board.is_running(&name()), "a job that came back still runs");
+        board.replace(Vec::new());
+        board.ended(&name(), RunOutcome::Complete, utc("02T03:10:00"));
+        assert!(!board.is_running(&name()));
+    }
+}

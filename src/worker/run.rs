@@ -1,0 +1,51 @@
+//! One run as a task: jitter, timeout, panics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::runner::{PlannedJob, RunOutcome, Runner};
+
+/// One run: waits out the jitter, keeps the timeout, and turns a panic into a failure.
+pub async fn execute(runner: Arc<dyn Runner>, plan: PlannedJob, slot: DateTime<Utc>, cancel: CancellationToken) -> RunOutcome {
+    let wait = match u64::try_from(plan.jitter.as_millis()) {
+        Ok(0) | Err(_) => Duration::ZERO,
+        Ok(jitter) => Duration::from_millis(rand::random_range(0..jitter)),
+    };
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        () = cancel.cancelled() => return RunOutcome::Cancelled,
+    }
+    let stop = cancel.child_token();
+    let run = guarded({
+        let (stop, job) = (stop.clone(), plan.name);
+        async move { runner.run(&job, slot, stop).await }
+    });
+    tokio::pin!(run);
+    let failed = |_| RunOutcome::Failed("the run ended in a panic, which is a fault of this program".into());
+    let Some(limit) = plan.timeout else { return run.await.unwrap_or_else(failed) };
+    tokio::select! {
+        outcome = &mut run => return outcome.unwrap_or_else(failed),
+        () = tokio::time::sleep(limit) => stop.cancel(),
+    }
+    match run.await.unwrap_or_else(failed) {
+        RunOutcome::Cancelled if !cancel.is_cancelled() => {
+            RunOutcome::Failed(format!("it took longer than its timeout of {} and was cut", humantime::format_duration(limit)))
+        }
+        outcome => outcome,
+    }
+}
+
+/// Runs `work` as a task of its own, in the current span, so that its panic ends nothing else; dropping it aborts the task.
+pub async fn guarded<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, JoinError> {
+    let mut set = JoinSet::new();
+    set.spawn(work.in_current_span());
+    match set.join_next().await {
+        Some(result) => result,
+        None => std::future::pending().await,
+    }
+}
