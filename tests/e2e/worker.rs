@@ -233,7 +233,9 @@ async fn a_slot_that_comes_during_a_run_is_left_out_and_other_jobs_run_beside() 
     worker.settled().await;
     worker.to("02T03:00:00");
     // the second slot of `a` has come, and only the witness may run
-    worker.begun().await.end.send(RunOutcome::Complete).expect("the run waits");
+    let run = worker.begun().await;
+    assert_eq!(run.job, name("witness"));
+    run.end.send(RunOutcome::Complete).expect("the run waits");
     worker.settled().await;
     a.into_iter().next().expect("a runs").end.send(RunOutcome::Complete).expect("the run waits");
     worker.report_when(|_, body| job(body, "a")["last_outcome"] == "complete").await;
