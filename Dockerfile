@@ -8,6 +8,7 @@ FROM docker.io/library/rust:1.95.0-slim-bookworm AS builder
 WORKDIR /src
 COPY Cargo.toml Cargo.lock rustfmt.toml ./
 COPY src src
+COPY config/backstay.example.toml config/
 # the caches stay with the builder; the program is copied out of the cached folder
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \

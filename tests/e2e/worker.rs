@@ -35,10 +35,13 @@ fn nightly(job: &str) -> PlannedJob {
     PlannedJob { name: name(job), schedule, catch_up: true, jitter: Duration::ZERO, timeout: None }
 }
 
+/// When the newest complete backup was begun.
+type Answer = Result<Option<DateTime<Utc>>, String>;
+
 /// A runner whose runs end when and how the test says, and whose answers about the last backup are a script.
 struct Scripted {
     jobs: Vec<PlannedJob>,
-    answers: Mutex<HashMap<JobName, Vec<Result<Option<DateTime<Utc>>, String>>>>,
+    answers: Mutex<HashMap<JobName, Vec<Answer>>>,
     begun: mpsc::UnboundedSender<Begun>,
     hears_cancel: bool,
 }
@@ -68,7 +71,7 @@ impl Runner for Scripted {
         }
     }
 
-    async fn last_complete(&self, job: &JobName) -> Result<Option<DateTime<Utc>>, String> {
+    async fn last_complete(&self, job: &JobName) -> Answer {
         let mut answers = self.answers.lock().expect("no panic under the lock");
         match answers.get_mut(job) {
             None => Ok(None),
@@ -90,7 +93,7 @@ struct Driven {
 
 struct Setup {
     jobs: Vec<PlannedJob>,
-    answers: Vec<(&'static str, Vec<Result<Option<DateTime<Utc>>, String>>)>,
+    answers: Vec<(&'static str, Vec<Answer>)>,
     hears_cancel: bool,
     pace: Pace,
 }
@@ -102,7 +105,7 @@ fn setup(jobs: Vec<PlannedJob>) -> Setup {
 }
 
 impl Setup {
-    fn answers(mut self, job: &'static str, answers: Vec<Result<Option<DateTime<Utc>>, String>>) -> Self {
+    fn answers(mut self, job: &'static str, answers: Vec<Answer>) -> Self {
         self.answers.push((job, answers));
         self
     }
