@@ -100,8 +100,18 @@ pub struct TargetReport {
 impl Report {
     /// Whether everything that was asked for succeeded, retention included.
     pub fn is_whole(&self) -> bool {
-        self.manifest.components.iter().all(|c| c.status != ComponentStatus::Failed)
-            && self.targets.iter().all(|t| t.failure.is_none() && t.prune_failures.is_empty())
+        self.shortcomings().is_empty()
+    }
+
+    /// What failed, a sentence each.
+    pub fn shortcomings(&self) -> Vec<String> {
+        let components = self.manifest.components.iter().filter(|c| c.status == ComponentStatus::Failed);
+        let components = components.map(|c| format!("component {}: {}", c.name, c.reason.as_deref().unwrap_or_default()));
+        let targets = self.targets.iter().flat_map(|t| {
+            let failure = t.failure.iter().map(|f| format!("target {}: {f}", t.name));
+            failure.chain(t.prune_failures.iter().map(|f| format!("retention in target {}: {f}", t.name)))
+        });
+        components.chain(targets).collect()
     }
 }
 

@@ -5,11 +5,12 @@ use chrono::{DateTime, Utc};
 use crate::catalog::{Catalog, Entry, candidates};
 use crate::chain::describe;
 use crate::name::{BackupName, JobName};
-use crate::retention::{self, Policy};
+use crate::retention::{self, Decision, Policy};
 
 /// What retention did in one target.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pruned {
+    pub decisions: Vec<Decision>,
     pub removed: Vec<BackupName>,
     /// Why something that should go is still there.
     pub failures: Vec<String>,
@@ -22,12 +23,13 @@ pub async fn prune(catalog: &Catalog, job: &JobName, policy: &Policy, now: DateT
         Ok(entries) => entries,
         Err(error) => return Pruned { failures: vec![describe(&error)], ..pruned },
     };
-    for decision in retention::plan(policy, &candidates(&entries)).into_iter().filter(|d| !d.keep) {
+    pruned.decisions = retention::plan(policy, &candidates(&entries));
+    for decision in pruned.decisions.iter().filter(|d| !d.keep) {
         let Some(manifest) = entries.iter().filter_map(Entry::manifest).find(|m| m.name == decision.name) else { continue };
         match catalog.remove(manifest).await {
             Ok(()) => {
                 tracing::info!(backup = %decision.name, target = %catalog.target().name(), reason = decision.reason, "backup removed");
-                pruned.removed.push(decision.name);
+                pruned.removed.push(decision.name.clone());
             }
             Err(error) => {
                 tracing::error!("{}", describe(&error));

@@ -10,6 +10,8 @@
 mod budget;
 mod codec;
 mod pack;
+#[cfg(test)]
+mod tests;
 mod unpack;
 
 pub use budget::{Budget, Engine, Progress};

@@ -56,6 +56,11 @@ impl Layout {
         self.key(&format!(".backstay/leases/{job}/{number:020}.json"))
     }
 
+    /// Where `check` writes, reads and deletes.
+    pub fn check(&self, unique: &str) -> Path {
+        self.key(&format!(".backstay/check/{unique}"))
+    }
+
     /// The fencing number of a lease's key.
     pub fn lease_number(key: &Path) -> Option<u64> {
         key.filename()?.strip_suffix(".json")?.parse().ok()

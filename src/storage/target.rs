@@ -176,6 +176,13 @@ impl Target {
         self.store.list(Some(prefix)).try_collect().await.map_err(self.call("list", prefix))
     }
 
+    /// Free bytes of the file system of a file target; `None` where nobody can say.
+    pub fn free_space(&self) -> Option<u64> {
+        let Location::File(path) = &self.location else { return None };
+        let stat = rustix::fs::statvfs(path).ok()?;
+        Some(stat.f_bavail * stat.f_frsize)
+    }
+
     /// Makes one request that fails if the store is unreachable, the credentials are wrong or the bucket is missing.
     pub async fn probe(&self) -> Result<(), StorageError> {
         let root = self.layout.root();

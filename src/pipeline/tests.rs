@@ -1,0 +1,189 @@
+//! Round trips through both directions of the pipeline, and everything that can break in between.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+
+use super::*;
+use crate::chain;
+use crate::manifest::{Artifact, Encoding, Format};
+
+const MIB: usize = 1 << 20;
+
+fn options(encoding: Encoding) -> PackOptions {
+    let codec = Codec::new(encoding, 1).unwrap_or(Codec { encoding, level: 0 });
+    PackOptions { codec, estimate: None, max_parts: None, part_size: None, stall: Duration::from_secs(60) }
+}
+
+/// Compressible, and different everywhere.
+fn sample(len: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    (0..len)
+        .map(|i| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            if i % 3 == 0 { (state >> 24) as u8 } else { (i / 1000) as u8 }
+        })
+        .collect()
+}
+
+async fn pack(
+    engine: &Engine,
+    source: impl AsyncRead + Send + Unpin + 'static,
+    options: PackOptions,
+) -> Result<(Vec<Vec<u8>>, Packed), PackError> {
+    let admission = engine.admit(options).await;
+    let mut packer = Packer::new(engine, source, options, admission);
+    let mut parts = Vec::new();
+    while let Some(part) = packer.next().await? {
+        parts.push(part.bytes.concat());
+    }
+    Ok((parts, packer.finish()))
+}
+
+fn artifact(encoding: Encoding, packed: &Packed) -> Artifact {
+    Artifact {
+        path: "media/media.tar".parse().expect("a path"),
+        format: Format::Tar,
+        encoding,
+        database: None,
+        raw_bytes: packed.raw_bytes,
+        stored_bytes: packed.stored_bytes,
+        sha256: packed.sha256.clone(),
+        blake3: packed.blake3.clone(),
+    }
+}
+
+async fn read_back(artifact: &Artifact, stored: Vec<u8>) -> io::Result<Vec<u8>> {
+    let chunks: Vec<io::Result<Bytes>> = stored.chunks(100_000).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
+    let mut raw = Vec::new();
+    unpack(artifact, stream::iter(chunks)).read_to_end(&mut raw).await.map(|_| raw)
+}
+
+fn engine() -> Engine {
+    Engine::new(Budget::new(16 * MIB), 2)
+}
+
+const ENCODINGS: [Encoding; 3] = [Encoding::Gzip, Encoding::Zstd, Encoding::None];
+
+#[tokio::test]
+async fn every_length_around_the_boundaries_comes_back() {
+    for encoding in ENCODINGS {
+        for len in [0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB, 9 * MIB, 21 * MIB + 7] {
+            let raw = sample(len);
+            let (parts, packed) = pack(&engine(), io::Cursor::new(raw.clone()), options(encoding)).await.expect("packed");
+            let stored = parts.concat();
+            assert_eq!((packed.raw_bytes, packed.stored_bytes), (len as u64, stored.len() as u64));
+            let back = read_back(&artifact(encoding, &packed), stored).await.expect("read back");
+            assert!(back == raw, "{encoding:?}, {len} bytes");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_part_but_the_last_has_the_same_size() {
+    let raw = sample(33 * MIB);
+    let options = PackOptions { part_size: Some(5 << 20), ..options(Encoding::None) };
+    let (parts, _) = pack(&engine(), io::Cursor::new(raw), options).await.expect("packed");
+    let sizes: Vec<usize> = parts.iter().map(Vec::len).collect();
+    assert_eq!(sizes, [5 * MIB, 5 * MIB, 5 * MIB, 5 * MIB, 5 * MIB, 5 * MIB, 3 * MIB]);
+}
+
+#[tokio::test]
+async fn stock_tools_read_what_is_stored() {
+    let raw = sample(5 * MIB);
+    for (encoding, tool) in [(Encoding::Gzip, "gzip"), (Encoding::Zstd, "zstd")] {
+        let (parts, _) = pack(&engine(), io::Cursor::new(raw.clone()), options(encoding)).await.expect("packed");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), parts.concat()).expect("written");
+        let output = std::process::Command::new(tool)
+            .args(["-d", "-c"])
+            .stdin(std::fs::File::open(file.path()).expect("opened"))
+            .output()
+            .unwrap_or_else(|e| panic!("{tool} is needed: run ./test, which installs it ({e})"));
+        assert!(output.status.success() && output.stdout == raw, "{tool}");
+    }
+}
+
+#[tokio::test]
+async fn no_flipped_byte_and_no_cut_comes_back_as_an_end() {
+    for encoding in ENCODINGS {
+        let (parts, packed) = pack(&engine(), io::Cursor::new(sample(300_000)), options(encoding)).await.expect("packed");
+        let stored = parts.concat();
+        let artifact = artifact(encoding, &packed);
+        for at in (0..stored.len()).step_by(stored.len() / 97 + 1).chain([stored.len() - 1]) {
+            let mut flipped = stored.clone();
+            flipped[at] ^= 0x10;
+            let error = read_back(&artifact, flipped).await.expect_err("damaged");
+            assert!(chain::find::<UnpackError>(&error).is_some_and(UnpackError::is_damage), "{encoding:?} at {at}: {error}");
+            let error = read_back(&artifact, stored[..at].to_vec()).await.expect_err("cut");
+            assert!(chain::find::<UnpackError>(&error).is_some_and(UnpackError::is_damage), "{encoding:?} cut at {at}: {error}");
+        }
+        let longer = [stored.as_slice(), stored.as_slice()].concat();
+        assert!(read_back(&artifact, longer).await.is_err(), "{encoding:?} twice");
+    }
+}
+
+#[tokio::test]
+async fn a_small_object_that_unpacks_to_much_is_cut_at_its_recorded_length() {
+    let (parts, packed) = pack(&engine(), io::Cursor::new(vec![0; 64 * MIB]), options(Encoding::Zstd)).await.expect("packed");
+    let artifact = Artifact { raw_bytes: 10, ..artifact(Encoding::Zstd, &packed) };
+    let error = read_back(&artifact, parts.concat()).await.expect_err("too long");
+    assert!(matches!(chain::find(&error), Some(UnpackError::RawSize { expected: 10, found, .. }) if *found <= MIB as u64), "{error}");
+}
+
+/// Yields `data`, then fails or stands still.
+struct Broken {
+    data: io::Cursor<Vec<u8>>,
+    stands_still: bool,
+}
+
+impl AsyncRead for Broken {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if (self.data.position() as usize) < self.data.get_ref().len() {
+            return Pin::new(&mut self.data).poll_read(cx, buf);
+        }
+        if self.stands_still { Poll::Pending } else { Poll::Ready(Err(io::Error::other("the dump failed"))) }
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_fails_even_after_its_last_byte_is_an_error() {
+    for len in [0, 1, MIB, 9 * MIB] {
+        let source = Broken { data: io::Cursor::new(sample(len)), stands_still: false };
+        let error = pack(&engine(), source, options(Encoding::Gzip)).await.expect_err("failed");
+        assert!(matches!(&error, PackError::Read(e) if e.to_string() == "the dump failed"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_stands_still_is_cut() {
+    let stall = Duration::from_millis(20);
+    let source = Broken { data: io::Cursor::new(sample(10)), stands_still: true };
+    let error = pack(&engine(), source, PackOptions { stall, ..options(Encoding::None) }).await.expect_err("cut");
+    assert!(matches!(error, PackError::Stalled(after) if after == stall), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_stored_stream_that_breaks_is_out_of_reach_not_damaged() {
+    let (parts, packed) = pack(&engine(), io::Cursor::new(sample(MIB)), options(Encoding::Gzip)).await.expect("packed");
+    let chunks = vec![Ok(Bytes::from(parts.concat()).slice(..1000)), Err(io::Error::other("connection reset"))];
+    let mut raw = Vec::new();
+    let error = unpack(&artifact(Encoding::Gzip, &packed), stream::iter(chunks)).read_to_end(&mut raw).await.expect_err("broken");
+    assert!(matches!(chain::find(&error), Some(UnpackError::Fetch { .. })), "{error:?}");
+}
+
+#[tokio::test]
+async fn more_streams_than_the_budget_holds_all_end() {
+    let engine = Engine::new(Budget::new(6 * MIB), 2);
+    let work = (0..12).map(|i| {
+        let engine = engine.clone();
+        async move { pack(&engine, io::Cursor::new(sample(5 * MIB + i)), options(Encoding::Gzip)).await.expect("packed").1.raw_bytes }
+    });
+    let sizes = futures_util::future::join_all(work).await;
+    assert_eq!(sizes, (0..12).map(|i| (5 * MIB + i) as u64).collect::<Vec<_>>());
+}
