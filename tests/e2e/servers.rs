@@ -31,6 +31,14 @@ fn a_stopped_postgres_comes_back_with_its_data() {
 }
 
 #[test]
+fn the_regression_database_is_whole() {
+    let server = Postgres::start_regression();
+    let fingerprint = Fingerprint::of(&server, "regression");
+    assert!(fingerprint.tables() > 300, "{}", fingerprint.tables());
+    assert_eq!(fingerprint.differences(&Fingerprint::of(&server, "regression")), [""; 0]);
+}
+
+#[test]
 fn each_redis_answers() {
     for version in Version::ALL {
         let mut server = Redis::start(version, &["--requirepass", "a b'\"#"]);

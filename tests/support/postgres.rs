@@ -62,8 +62,19 @@ impl Postgres {
 
     /// With settings of `postgresql.conf`. `fsync` is off unless they say otherwise.
     pub fn start_with(major: Major, settings: &[(&str, &str)]) -> Self {
+        Self::start_from(&template(major), major, settings)
+    }
+
+    /// PostgreSQL 15 with the database `regression`, as PostgreSQL's own tests leave it: every type and kind of object that there is.
+    pub fn start_regression() -> Self {
+        let server = Self::start_from(&tools::installed("regression-15/data"), Major::V15, &[]);
+        server.psql(&format!("ALTER ROLE postgres PASSWORD '{}'", PASSWORD.replace('\'', "''")));
+        server
+    }
+
+    fn start_from(template: &Path, major: Major, settings: &[(&str, &str)]) -> Self {
         let scratch = Scratch::unprivileged();
-        run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(template(major)).arg(scratch.join("data")));
+        run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(template).arg(scratch.join("data")));
         let settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let port = Port::free();
         let process = spawn(major, &scratch, &port, &settings);
