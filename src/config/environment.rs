@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use config::{Map, Value, ValueKind};
+use config::{Map, ValueKind};
 
 use super::error::Fault;
 use super::keys::{self, Key, Section};
@@ -67,8 +67,8 @@ fn credential_shape(section: &Section) -> String {
 }
 
 /// The whole content of a file, as the value of a secret.
-fn content_of(file: &str, origin: &Origin) -> ValueKind {
-    ValueKind::Table(Map::from([(FILE.to_owned(), Value::new(Some(&origin.to_string()), file))]))
+fn content_of(file: &str) -> ValueKind {
+    ValueKind::Table(Map::from([(FILE.to_owned(), file.into())]))
 }
 
 /// Reads the variables that are ours. What is wrong is left out of the layer.
@@ -116,7 +116,7 @@ fn set(layer: &mut Layer, segments: &[&str], text: &str, origin: &Origin) -> Res
     if layer.entries.iter().any(|e| e.path == at) {
         return Err(fault(format!("the same key is also set by `{}`", place.variable(&key.name))));
     }
-    let value = if is_file { content_of(text, origin) } else { key.parse(text).map_err(fault)? };
+    let value = if is_file { content_of(text) } else { key.parse(text).map_err(fault)? };
     layer.set(at, value, origin.clone());
     Ok(())
 }
@@ -157,7 +157,7 @@ pub(super) fn credentials(env: &BTreeMap<String, String>, faults: &mut Vec<Fault
             }
             Ok(at) => {
                 let file = Path::new(directory).join(&name).display().to_string();
-                layer.set(at, content_of(&file, &origin), origin);
+                layer.set(at, content_of(&file), origin);
             }
             Err(text) => faults.push(Fault::new(origin, segments.join("."), text)),
         }

@@ -59,14 +59,23 @@ impl Fault {
     }
 }
 
-/// `file:line:column: key: what is wrong`, or `VARIABLE: what is wrong`.
+/// `file:line:column: key: what is wrong`, or `VARIABLE: what is wrong`; with the key, unless the variable spells it.
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { origin, key, text } = self;
-        match origin {
-            Some(origin @ Origin::File { .. }) if !key.is_empty() => write!(f, "{origin}: {key}: {text}"),
-            Some(origin) if !matches!(origin, Origin::Default | Origin::AuthentikDefault) => write!(f, "{origin}: {text}"),
-            _ => write!(f, "{key}: {text}"),
+        if let Some(origin) = origin.as_ref().filter(|o| !matches!(o, Origin::Default | Origin::AuthentikDefault)) {
+            write!(f, "{origin}: ")?;
+            if matches!(origin, Origin::Credential(_)) || spells(origin, key) {
+                return f.write_str(text);
+            }
         }
+        if key.is_empty() { f.write_str(text) } else { write!(f, "{key}: {text}") }
     }
+}
+
+/// Whether a variable is the one of that key, or of a file for it.
+fn spells(origin: &Origin, key: &str) -> bool {
+    let Origin::Variable(name) = origin else { return false };
+    let plain = |text: &str| text.to_lowercase().replace(['.', '-'], "_").replace("__", "_");
+    name.strip_prefix(super::environment::PREFIX).is_some_and(|rest| plain(rest).starts_with(&plain(key)))
 }

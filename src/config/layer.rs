@@ -111,10 +111,19 @@ impl Source for Layer {
     fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
         let mut root = Map::new();
         for Entry { path, value, origin } in &self.entries {
-            insert(&mut root, path, value.as_ref().map(|kind| Value::new(Some(&origin.to_string()), kind.clone())));
+            insert(&mut root, path, value.as_ref().map(|kind| with_origin(kind, &origin.to_string())));
         }
         Ok(root)
     }
+}
+
+/// The merge takes tables apart: their values carry the origin too.
+fn with_origin(kind: &ValueKind, origin: &String) -> Value {
+    let kind = match kind {
+        ValueKind::Table(table) => ValueKind::Table(table.iter().map(|(k, v)| (k.clone(), with_origin(&v.kind, origin))).collect()),
+        other => other.clone(),
+    };
+    Value::new(Some(origin), kind)
 }
 
 /// Puts a value at `path`; without one, makes the table there.
@@ -185,9 +194,8 @@ impl Merged {
     /// Where the value at `path` came from.
     pub fn origin(&self, path: &[&str]) -> Option<&Origin> {
         let value = self.value(path)?;
-        // a secret that is the content of a file is a table of one value
         let value = match &value.kind {
-            ValueKind::Table(table) => table.get(super::raw::FILE)?,
+            ValueKind::Table(table) => table.values().next()?,
             _ => value,
         };
         self.origins.get(value.origin()?)

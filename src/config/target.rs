@@ -35,13 +35,15 @@ fn location(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Option<Locati
         }
         return None;
     }
-    let Some((scheme, rest)) = url.split_once("://") else {
+    let is_scheme = |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-'));
+    let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
         let hint = if url.starts_with(['/', '.']) { format!(" (did you mean `file://{url}`?)") } else { String::new() };
         check.fault(&path, format!("is not a URL: expected `file:///path` or `s3://bucket/prefix`{hint}"));
         return None;
     };
     // before any message that would quote it
-    if scheme != "file" && rest.split('/').next().is_some_and(|authority| authority.contains('@')) {
+    let authority = rest.split('/').next().unwrap_or_default();
+    if scheme != "file" && (authority.contains('@') || rest.contains('@') && authority.contains(':')) {
         check.fault(&path, "must not hold credentials: use `access_key_id` and `secret_access_key`");
         return None;
     }
@@ -64,7 +66,7 @@ fn location(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Option<Locati
     match Location::parse(url) {
         Ok(Location::File(directory)) => Some(Location::File(check.absolute(directory))),
         Ok(Location::S3 { bucket, .. }) if !is_bucket(&bucket) => {
-            check.fault(&path, format!("`{bucket}` is not the name of a bucket"));
+            check.fault(&path, "is not a bucket: its name may hold letters, digits, `.`, `-` and `_`");
             None
         }
         Ok(location) => Some(location),

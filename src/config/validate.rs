@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use config::ValueKind;
+use ignore::gitignore::GitignoreBuilder;
 
 use super::error::Fault;
 use super::keys::{self, Kind};
@@ -21,6 +22,7 @@ use crate::name::{ComponentName, TargetName};
 use crate::pipeline::Codec;
 use crate::retention::Policy;
 use crate::schedule::{Schedule, ScheduleError};
+use crate::storage::{Location, TargetOptions};
 
 /// What is judged, what it is judged by, and what was found wrong so far.
 pub(super) struct Check<'a> {
@@ -30,10 +32,10 @@ pub(super) struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// A fault of the key at `path`, told at its value, else at its section.
+    /// A fault of the key or section at `path`, told at its value or header, else at the header of its section.
     pub fn fault(&mut self, path: &[&str], text: impl Into<String>) {
         let section = &path[..path.len().saturating_sub(1)];
-        let origin = self.merged.origin(path).or_else(|| self.merged.section(path)).or_else(|| self.merged.section(section)).cloned();
+        let origin = self.merged.section(path).or_else(|| self.merged.origin(path)).or_else(|| self.merged.section(section)).cloned();
         self.faults.push(Fault::new(origin, path.join("."), text));
     }
 
@@ -65,6 +67,10 @@ pub(super) fn settings(raw: &RawConfig, check: &mut Check<'_>) -> Option<Setting
     let components = components(raw, check);
     let jobs: Vec<_> = raw.jobs.iter().filter_map(|(name, job)| self::job(name, job, raw, check)).collect();
     let worker = worker(&raw.worker.listen, check);
+    same_places(&targets, check);
+    for job in &jobs {
+        backups_within_sources(job, &targets, &components, check);
+    }
     check.faults.is_empty().then_some(Settings { jobs, targets, components, worker })
 }
 
@@ -96,6 +102,50 @@ fn not_in_this_version(check: &mut Check<'_>) {
     }
 }
 
+/// Two targets of one place would each refuse what the other wrote.
+fn same_places(targets: &[TargetOptions], check: &mut Check<'_>) {
+    for (at, target) in targets.iter().enumerate() {
+        let same = |other: &&TargetOptions| other.location == target.location && other.s3.endpoint == target.s3.endpoint;
+        if let Some(other) = targets[..at].iter().find(same) {
+            check.fault(&["targets", target.name.as_str(), "url"], format!("is the same place as [targets.{}]", other.name));
+        }
+    }
+}
+
+/// A target inside of a directory that goes into it: each backup would hold all the ones before it.
+fn backups_within_sources(job: &JobSettings, targets: &[TargetOptions], components: &[ComponentOptions], check: &mut Check<'_>) {
+    for directory in components {
+        let ComponentOptions::Directory(directory) = directory else { continue };
+        if !job.components.contains(&directory.name) {
+            continue;
+        }
+        for target in targets.iter().filter(|t| job.targets.contains(&t.name)) {
+            let Location::File(at) = &target.location else { continue };
+            let Ok(inside) = at.strip_prefix(&directory.path) else { continue };
+            if !is_excluded(&directory.exclude, inside) {
+                let text = format!(
+                    "lies inside of [directory.{0}] ({1}), so that each backup of job `{2}` would hold the ones before it: \
+                     `exclude` it there, or list other `components` in the job",
+                    directory.name,
+                    directory.path.display(),
+                    job.name
+                );
+                check.fault(&["targets", target.name.as_str(), "url"], text);
+            }
+        }
+    }
+}
+
+fn is_excluded(globs: &[String], inside: &Path) -> bool {
+    let mut builder = GitignoreBuilder::new("");
+    for glob in globs {
+        if builder.add_line(None, glob).is_err() {
+            return false;
+        }
+    }
+    !inside.as_os_str().is_empty() && builder.build().is_ok_and(|g| g.matched_path_or_any_parents(inside, true).is_ignore())
+}
+
 fn components(raw: &RawConfig, check: &mut Check<'_>) -> Vec<ComponentOptions> {
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
     let kinds = [
@@ -106,7 +156,9 @@ fn components(raw: &RawConfig, check: &mut Check<'_>) -> Vec<ComponentOptions> {
     for (kind, names) in &kinds {
         for name in names {
             if let Some(other) = seen.insert(name, kind) {
-                check.fault(&[kind, name], format!("[{other}.{name}] has the same name; the names of components are unique"));
+                // told where the user wrote it, since one of the two may be a default
+                let (at, other) = if check.merged.is_ours(&[kind, name]) { (*kind, other) } else { (other, *kind) };
+                check.fault(&[at, name], format!("[{other}.{name}] has the same name; the names of components are unique"));
             }
         }
     }
@@ -182,7 +234,7 @@ fn directory(name: &str, raw: &RawDirectory, check: &mut Check<'_>) -> Option<Di
         }
         return None;
     }
-    let mut globs = ignore::gitignore::GitignoreBuilder::new("/");
+    let mut globs = GitignoreBuilder::new("/");
     for glob in &raw.exclude {
         if let Err(e) = globs.add_line(None, glob) {
             check.fault(&["directory", name, "exclude"], format!("`{glob}` is not a glob: {e}"));
@@ -327,7 +379,8 @@ fn misplaced_references(check: &mut Check<'_>) {
             for key in section.keys.iter().filter(|k| k.kind == Kind::Text && !k.secret) {
                 let path: Vec<&str> = if section.named { vec![&section.name, &name, &key.name] } else { vec![&section.name, &key.name] };
                 let Some(ValueKind::String(text)) = check.merged.value(&path).map(|v| &v.kind) else { continue };
-                if text.starts_with("env://") {
+                // authentik's variables are resolved already
+                if text.starts_with("env://") && check.merged.origin(&path).is_some_and(Origin::is_ours) {
                     check.fault(&path, "`env://` is read in secrets only; set the key by its `BACKSTAY__` variable instead");
                 }
             }

@@ -6,7 +6,11 @@ use tempfile::TempDir;
 
 use super::{ConfigError, LoadOptions, Loaded, Settings, load};
 
+mod authentik;
 mod documents;
+mod faults;
+mod layers;
+mod secrets;
 
 /// A file, an environment, and a file system of their own.
 struct Scene {
@@ -69,8 +73,4 @@ fn check_faults(file: &str, env: &[(&str, &str)], expected: &[&str]) {
 
 fn names<T: ToString>(list: impl IntoIterator<Item = T>) -> Vec<String> {
     list.into_iter().map(|n| n.to_string()).collect()
-}
-
-fn ends_with(path: &Path, end: &str) -> bool {
-    path.ends_with(end)
 }

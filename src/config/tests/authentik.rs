@@ -1,0 +1,184 @@
+//! authentik's environment, as its own compose file sets it.
+
+use super::*;
+use crate::component::postgres::PostgresOptions;
+use crate::component::redis::RedisOptions;
+use crate::config::ComponentOptions;
+use crate::storage::{Addressing, Location};
+
+fn postgres(settings: &Settings) -> Option<PostgresOptions> {
+    settings.components.iter().find_map(|c| if let ComponentOptions::Postgres(p) = c { Some(p.clone()) } else { None })
+}
+
+fn redis(settings: &Settings) -> Option<RedisOptions> {
+    settings.components.iter().find_map(|c| if let ComponentOptions::Redis(r) = c { Some(r.clone()) } else { None })
+}
+
+fn text(secret: &Option<crate::secret::Secret>) -> String {
+    format!("{secret:?}")
+}
+
+#[test]
+fn the_environment_of_its_compose_file_gives_both_servers() {
+    let env = [
+        ("AUTHENTIK_POSTGRESQL__HOST", "postgresql"),
+        ("AUTHENTIK_POSTGRESQL__USER", "authentik-user"),
+        ("AUTHENTIK_POSTGRESQL__NAME", "authentik-db"),
+        ("AUTHENTIK_POSTGRESQL__PASSWORD", "p"),
+        ("AUTHENTIK_REDIS__HOST", "redis"),
+        ("AUTHENTIK_SECRET_KEY", "not ours"),
+        ("AUTHENTIK_ERROR_REPORTING__ENABLED", "true"),
+    ];
+    let settings = settings("", &env);
+    let server = postgres(&settings).expect("a PostgreSQL server");
+    assert_eq!((server.name.as_str(), server.host.as_deref(), server.port), ("postgres", Some("postgresql"), None));
+    assert_eq!((server.user.as_deref(), server.database.as_deref()), (Some("authentik-user"), Some("authentik-db")));
+    assert_eq!(server.password.expect("set").reveal().expect("a literal").expose(), "p");
+    let server = redis(&settings).expect("a Redis server");
+    assert_eq!((server.name.as_str(), server.host.as_deref(), server.url.is_none(), server.required), ("redis", Some("redis"), true, true));
+}
+
+#[test]
+fn any_one_variable_is_enough_and_the_rest_is_as_authentik_has_it() {
+    for (variable, value) in [("HOST", "localhost"), ("PORT", "5432"), ("PASSWORD", "x"), ("SSLMODE", "require"), ("USER", "authentik")] {
+        let settings = settings("", &[(&format!("AUTHENTIK_POSTGRESQL__{variable}"), value), ("POSTGRES_PASSWORD", "y")]);
+        let server = postgres(&settings).unwrap_or_else(|| panic!("{variable} makes a server"));
+        assert_eq!((server.host.as_deref(), server.user.as_deref()), (Some("localhost"), Some("authentik")));
+        assert_eq!(server.database.as_deref(), Some("authentik"));
+        let expected = if variable == "PASSWORD" { "Some(***)" } else { "Some(*** (variable POSTGRES_PASSWORD))" };
+        assert_eq!(text(&server.password), expected);
+    }
+    let none = settings("", &[("AUTHENTIK_POSTGRESQL__USE_PGBOUNCER", "true"), ("POSTGRES_PASSWORD", "y")]);
+    assert!(postgres(&none).is_none() && redis(&none).is_none());
+}
+
+#[test]
+fn tls_and_the_rest_of_a_connection_arrive() {
+    let env = [
+        ("AUTHENTIK_POSTGRESQL__PORT", "5433"),
+        ("AUTHENTIK_POSTGRESQL__SSLMODE", "verify-full"),
+        ("AUTHENTIK_POSTGRESQL__SSLROOTCERT", "/ca"),
+        ("AUTHENTIK_POSTGRESQL__SSLCERT", "/cert"),
+        ("AUTHENTIK_POSTGRESQL__SSLKEY", "/key"),
+        ("AUTHENTIK_REDIS__PORT", "6380"),
+        ("AUTHENTIK_REDIS__USERNAME", "u"),
+        ("AUTHENTIK_REDIS__PASSWORD", "env://REDIS_PASSWORD"),
+        ("AUTHENTIK_REDIS__DB", "3"),
+        ("AUTHENTIK_REDIS__TLS", "True"),
+        ("AUTHENTIK_REDIS__TLS_CA_CERT", "/redis-ca"),
+    ];
+    let both = settings("", &env);
+    let server = postgres(&both).expect("a PostgreSQL server");
+    assert_eq!((server.port, server.sslmode.as_deref(), server.sslrootcert), (Some(5433), Some("verify-full"), Some("/ca".into())));
+    assert_eq!((server.sslcert, server.sslkey), (Some("/cert".into()), Some("/key".into())));
+    let server = redis(&both).expect("a Redis server");
+    assert_eq!((server.host.as_deref(), server.port, server.username.as_deref()), (Some("localhost"), Some(6380), Some("u")));
+    assert_eq!((server.db, server.tls, server.ca_file), (Some(3), true, Some("/redis-ca".into())));
+    assert_eq!(text(&server.password), "Some(*** (variable REDIS_PASSWORD))");
+    assert!(!server.required, "the default host may be gone");
+    for no in ["false", "no", "1"] {
+        assert!(!redis(&settings("", &[("AUTHENTIK_REDIS__TLS", no)])).expect("a Redis server").tls, "{no}");
+    }
+}
+
+#[test]
+fn references_are_resolved_once() {
+    let scene = Scene::new("", &[("DB_HOST", "env://OTHER"), ("OTHER", "wrong"), ("AUTHENTIK_POSTGRESQL__HOST", "env://DB_HOST?x")]);
+    scene.write("name", "  db-name\n");
+    let file = format!("file://{}", scene.path("name"));
+    let missing = format!("file://{}?admin", scene.path("missing"));
+    let scene = scene
+        .set("AUTHENTIK_POSTGRESQL__NAME", &file)
+        .set("AUTHENTIK_POSTGRESQL__USER", &missing)
+        .set("AUTHENTIK_POSTGRESQL__PORT", "env://NOT_SET?5434")
+        .set("AUTHENTIK_REDIS__HOST", "env://NOT_SET");
+    let settings = scene.loaded().settings;
+    let server = postgres(&settings).expect("a PostgreSQL server");
+    assert_eq!((server.host.as_deref(), server.database.as_deref()), (Some("env://OTHER"), Some("db-name")));
+    assert_eq!((server.user.as_deref(), server.port), (Some("admin"), Some(5434)));
+    assert!(redis(&settings).is_none(), "neither a value nor a default");
+}
+
+#[test]
+fn a_url_of_the_user_takes_the_place_of_its_connection() {
+    let env = [
+        ("AUTHENTIK_POSTGRESQL__HOST", "postgresql"),
+        ("AUTHENTIK_POSTGRESQL__PASSWORD", "p"),
+        ("AUTHENTIK_POSTGRESQL__SSLMODE", "require"),
+    ];
+    let server = postgres(&settings("[postgres.postgres]\nurl = \"postgres://u@other/db\"\n", &env)).expect("a PostgreSQL server");
+    assert_eq!((server.host, server.user, server.database, server.password, server.sslmode), (None, None, None, None, None));
+    let server = postgres(&settings("[postgres.postgres]\ndatabases = [\"*\"]\n", &env)).expect("a PostgreSQL server");
+    assert_eq!((server.host.as_deref(), server.databases), (Some("postgresql"), vec!["*".to_owned()]));
+    // a password of the user's own stays, unless the url brings one
+    let file = "[postgres.a]\nhost = \"h\"\npassword = \"p\"\nsslmode = \"require\"\n";
+    let with = |url: &str| postgres(&settings(file, &[("BACKSTAY__POSTGRES__A__URL", url)])).expect("a PostgreSQL server");
+    let server = with("postgres://u@other/db");
+    assert_eq!((server.host, text(&server.password), server.sslmode.as_deref()), (None, "Some(***)".into(), Some("require")));
+    assert_eq!(with("postgres://u:q@other/db").password, None);
+    assert_eq!(with("host=other password=q").password, None);
+}
+
+#[test]
+fn the_bucket_of_its_old_backups_is_the_target() {
+    let env = [
+        ("AUTHENTIK_POSTGRESQL__S3_BACKUP__BUCKET", "old-backups"),
+        ("AUTHENTIK_POSTGRESQL__S3_BACKUP__LOCATION", "/authentik/prod/"),
+        ("AUTHENTIK_POSTGRESQL__S3_BACKUP__HOST", "http://minio:9000"),
+        ("AUTHENTIK_POSTGRESQL__S3_BACKUP__ACCESS_KEY", "file:///run/id"),
+        ("AUTHENTIK_POSTGRESQL__S3_BACKUP__SECRET_KEY", "k"),
+        ("AUTHENTIK_POSTGRESQL__S3_BACKUP__INSECURE_SKIP_VERIFY", "true"),
+    ];
+    let alone = settings("", &env);
+    assert!(postgres(&alone).is_none(), "a target is not a server");
+    let [target] = alone.targets.as_slice() else { panic!("in place of local: {:?}", alone.targets) };
+    assert_eq!(target.name.as_str(), "s3-backup");
+    assert_eq!(target.location, Location::S3 { bucket: "old-backups".into(), prefix: "authentik/prod".into() });
+    let s3 = &target.s3;
+    assert_eq!((s3.endpoint.as_deref(), s3.region.as_deref()), (Some("http://minio:9000"), Some("eu-central-1")));
+    assert_eq!((s3.addressing, s3.allow_http, s3.insecure_skip_verify), (Addressing::Path, true, true));
+    assert_eq!((text(&s3.access_key_id), text(&s3.secret_access_key)), ("Some(*** (file /run/id))".into(), "Some(***)".into()));
+    let beside = settings("[targets.offsite]\nurl = \"s3://b\"\n", &env);
+    assert_eq!(names(beside.targets.iter().map(|t| &t.name)), ["offsite", "s3-backup"]);
+    let aws = settings("", &env[..1]);
+    assert_eq!((aws.targets[0].s3.addressing, aws.targets[0].s3.allow_http), (Addressing::Auto, false));
+}
+
+#[test]
+fn its_directories_are_where_it_says_and_may_be_missing() {
+    let env = [
+        ("AUTHENTIK_STORAGE__FILE__PATH", "/data"),
+        ("AUTHENTIK_CERT_DISCOVERY_DIR", "/c"),
+        ("AUTHENTIK_BLUEPRINTS_DIR", "/b"),
+        ("AUTHENTIK_EMAIL__TEMPLATE_DIR", "/t"),
+    ];
+    let paths = |env: &[(&str, &str)]| {
+        let all = settings("", env).components;
+        let directories = all.iter().filter_map(|c| if let ComponentOptions::Directory(d) = c { Some(d.clone()) } else { None });
+        directories.map(|d| (d.name.to_string(), d.path.display().to_string(), d.required)).collect::<Vec<_>>()
+    };
+    let expected = [("blueprints", "/b"), ("certs", "/c"), ("custom-templates", "/t"), ("media", "/data")];
+    assert_eq!(paths(&env), expected.map(|(name, path)| (name.to_owned(), path.to_owned(), false)));
+    let both = paths(&[env[0], ("AUTHENTIK_STORAGE__MEDIA__FILE__PATH", "/m")]);
+    assert!(both.contains(&("media".into(), "/m".into(), false)), "the one for the usage wins: {both:?}");
+}
+
+#[test]
+fn what_cannot_be_right_is_told_by_its_variable() {
+    check_faults(
+        "",
+        &[
+            ("AUTHENTIK_POSTGRESQL__PORT", "postgres"),
+            ("AUTHENTIK_POSTGRESQL__SSLMODE", "verify"),
+            ("AUTHENTIK_REDIS__HOST", "file:///nonexistent/host"),
+            ("AUTHENTIK_POSTGRESQL__S3_BACKUP__BUCKET", "b"),
+            ("AUTHENTIK_POSTGRESQL__S3_BACKUP__HOST", "minio:9000"),
+        ],
+        &[
+            "AUTHENTIK_POSTGRESQL__PORT: postgres.postgres.port: `postgres` is not a whole number",
+            "AUTHENTIK_POSTGRESQL__S3_BACKUP__HOST: targets.s3-backup.endpoint: `minio:9000` is not a URL: expected `https://host:port`",
+            "AUTHENTIK_POSTGRESQL__SSLMODE: postgres.postgres.sslmode: `verify` is not one of `disable`, `allow`, `prefer`, `require`, `verify-ca`, `verify-full` (did you mean `verify-ca`?)",
+            "AUTHENTIK_REDIS__HOST: redis.redis.host: cannot read /nonexistent/host: No such file or directory (os error 2)",
+        ],
+    );
+}

@@ -1,0 +1,312 @@
+//! Every kind of fault: its exact text, and its place.
+
+use super::*;
+
+const AT: &str = "config/backstay.toml";
+
+/// One fault in the file, at `place` (`line:column: key: text`).
+#[track_caller]
+fn check(file: &str, place: &str) {
+    check_faults(file, &[], &[&format!("{AT}:{place}")]);
+}
+
+#[track_caller]
+fn check_env(variable: &str, value: &str, fault: &str) {
+    check_faults("", &[(variable, value)], &[fault]);
+}
+
+#[test]
+fn an_unknown_key_or_section_is_told_with_what_was_probably_meant() {
+    check("[jobs.default]\nshedule = \"@daily\"\n", "2:1: jobs.default.shedule: unknown key (did you mean `schedule`?)");
+    check("[jobs.default]\nkeep_dayly = 7\n", "2:1: jobs.default.keep_dayly: unknown key (did you mean `keep_daily`?)");
+    check("[jobs.default]\nfrobnicate = 7\n", "2:1: jobs.default.frobnicate: unknown key");
+    check("[job.default]\nlevel = 1\n", "1:2: job: unknown section (did you mean `jobs`?)");
+    check("schedule = \"@daily\"\n", "1:1: schedule: unknown key; keys stand in a section, such as [jobs.default]");
+    check("[jobs]\nschedule = \"@daily\"\n", "2:1: jobs.schedule: expected a section [jobs.NAME]");
+    check("worker = 1\n", "1:1: worker: expected a section [worker]");
+    check("[worker]\nlisten = \"127.0.0.1:1\"\nnice = 5\n", "3:1: worker.nice: unknown key");
+    check("# ü\n[targets.a]\nurl = \"file:///x\"\n  endpont = \"\"\n", "4:3: targets.a.endpont: unknown key (did you mean `endpoint`?)");
+    // what only authentik's environment may set
+    check("[targets.a]\nurl = \"s3://b\"\ninsecure_skip_verify = true\n", "3:1: targets.a.insecure_skip_verify: unknown key");
+}
+
+#[test]
+fn an_unknown_variable_of_ours_is_told_and_those_of_others_are_not() {
+    check_env(
+        "BACKSTAY__JOBS__DEFAULT__SHEDULE",
+        "@daily",
+        "BACKSTAY__JOBS__DEFAULT__SHEDULE: unknown key (did you mean `BACKSTAY__JOBS__DEFAULT__SCHEDULE`?)",
+    );
+    check_env(
+        "BACKSTAY__JOBS__DEFAULT__SHEDULE",
+        "",
+        "BACKSTAY__JOBS__DEFAULT__SHEDULE: unknown key (did you mean `BACKSTAY__JOBS__DEFAULT__SCHEDULE`?)",
+    );
+    check_env("BACKSTAY__JOB__DEFAULT__LEVEL", "1", "BACKSTAY__JOB__DEFAULT__LEVEL: unknown section `job` (did you mean `jobs`?)");
+    check_env("BACKSTAY__JOBS__SCHEDULE", "1", "BACKSTAY__JOBS__SCHEDULE: expected `BACKSTAY__JOBS__NAME__KEY`");
+    check_env("BACKSTAY__WORKER__A__LISTEN", "1", "BACKSTAY__WORKER__A__LISTEN: expected `BACKSTAY__WORKER__KEY`");
+    check_env("BACKSTAY__CONFIG", "x", "BACKSTAY__CONFIG: unknown section (did you mean `BACKSTAY_CONFIG`?)");
+    check_env(
+        "BACKSTAY_JOBS__DEFAULT__LEVEL",
+        "1",
+        "BACKSTAY_JOBS__DEFAULT__LEVEL: is not read (did you mean `BACKSTAY__JOBS__DEFAULT__LEVEL`?)",
+    );
+    // what Kubernetes sets for a service named `backstay`, and a program beside us
+    settings("", &[("BACKSTAY_PORT", "tcp://10.0.0.1:80"), ("BACKSTAY_SERVICE_HOST", "10.0.0.1"), ("BACKSTAYX__A", "b"), ("PATH", "/")]);
+}
+
+#[test]
+fn a_wrong_type_is_told_at_the_value() {
+    check("[jobs.default]\nlevel = \"six\"\n", "2:9: jobs.default.level: expected a whole number, found a string: write it without quotes");
+    check(
+        "[jobs.default]\ncatch_up = \"yes\"\n",
+        "2:12: jobs.default.catch_up: expected true or false, found a string: write it without quotes",
+    );
+    check(
+        "[jobs.default]\ntargets = \"local\"\n",
+        "2:11: jobs.default.targets: expected a list of strings, found a string: write it in brackets",
+    );
+    check("[jobs.default]\ntargets = [\"local\", 1]\n", "2:21: jobs.default.targets: expected a string, found a whole number");
+    check("[jobs.default]\nkeep_last = -1\n", "2:13: jobs.default.keep_last: -1 is too small (at least 0)");
+    check("[jobs.default]\nkeep_last = 99999999999\n", "2:13: jobs.default.keep_last: 99999999999 is too large (at most 4294967295)");
+    check("[jobs.default]\nkeep_last = 1.5\n", "2:13: jobs.default.keep_last: expected a whole number, found a number with a fraction");
+    check("[postgres.a]\nport = 65536\n", "2:8: postgres.a.port: 65536 is too large (at most 65535)");
+    check("[postgres.a]\npassword = 123456\n", "2:12: postgres.a.password: expected a string, found a whole number: write it in quotes");
+    check(
+        "[jobs.default]\ncompression = \"zstandard\"\n",
+        "2:15: jobs.default.compression: `zstandard` is not one of `gzip`, `zstd`, `none`",
+    );
+    check(
+        "[jobs.default]\ncompression = \"gzp\"\n",
+        "2:15: jobs.default.compression: `gzp` is not one of `gzip`, `zstd`, `none` (did you mean `gzip`?)",
+    );
+    check_env("BACKSTAY__JOBS__DEFAULT__LEVEL", "six", "BACKSTAY__JOBS__DEFAULT__LEVEL: `six` is not a whole number");
+    check_env("BACKSTAY__JOBS__DEFAULT__CATCH_UP", "yes", "BACKSTAY__JOBS__DEFAULT__CATCH_UP: `yes` is not true or false");
+    check_env("BACKSTAY__JOBS__DEFAULT__TARGETS", "[local]", "BACKSTAY__JOBS__DEFAULT__TARGETS: `[local]` is not a list of strings");
+    check_env("BACKSTAY__POSTGRES__DB__PORT", "0", "BACKSTAY__POSTGRES__DB__PORT: 0 is too small (at least 1)");
+    check_env("BACKSTAY__JOBS__DEFAULT__JITTER", "a\u{FFFD}b", "BACKSTAY__JOBS__DEFAULT__JITTER: the value is not UTF-8");
+}
+
+#[test]
+fn a_name_must_be_one_and_be_unique() {
+    let rule = "it must be 1 to 64 of a-z, 0-9 and `-`, and begin with a letter or digit";
+    check("[jobs.Nightly]\n", &format!("1:7: jobs.Nightly: `Nightly` is not a valid name: {rule}"));
+    check("[directory.a_b]\npath = \"/a\"\n", &format!("1:12: directory.a_b: `a_b` is not a valid name: {rule}"));
+    check_env("BACKSTAY__JOBS__A.B__LEVEL", "1", &format!("BACKSTAY__JOBS__A.B__LEVEL: `a.b` is not a valid name: {rule}"));
+    check(
+        "[postgres.media]\nhost = \"db\"\n",
+        "1:11: postgres.media: [directory.media] has the same name; the names of components are unique",
+    );
+    check(
+        "[postgres.main]\nhost = \"db\"\n[redis.main]\nhost = \"r\"\n",
+        "3:8: redis.main: [postgres.main] has the same name; the names of components are unique",
+    );
+}
+
+#[test]
+fn a_job_names_what_exists() {
+    check(
+        "[jobs.default]\ncomponents = [\"medai\"]\n",
+        "2:14: jobs.default.components: there is no component `medai` (did you mean `media`?)",
+    );
+    check(
+        "[jobs.default]\ntargets = [\"s3\"]\n[targets.here]\nurl = \"file:///x\"\n",
+        "2:11: jobs.default.targets: there is no target `s3`; there are `here`",
+    );
+    check_env(
+        "BACKSTAY__JOBS__DEFAULT__COMPONENTS",
+        "media,postgres",
+        "BACKSTAY__JOBS__DEFAULT__COMPONENTS: there is no component `postgres`; there are `blueprints`, `certs`, `custom-templates`, `media`",
+    );
+}
+
+#[test]
+fn a_job_has_a_schedule_a_policy_a_level_and_times_that_can_be() {
+    check("[jobs.default]\nschedule = \"0 0 30 2 *\"\n", "2:12: jobs.default.schedule: `0 0 30 2 *` never fires");
+    check("[jobs.default]\ntimezone = \"Europe/Berlln\"\n", "2:12: jobs.default.timezone: `Europe/Berlln` is not an IANA time zone");
+    check_env(
+        "TZ",
+        "CET-1CEST",
+        "TZ: jobs.default.timezone: `CET-1CEST` is not an IANA time zone; set `timezone` of the job, or `TZ` to a name such as `Europe/Berlin`",
+    );
+    check(
+        "[jobs.default]\nkeep_last = 0\n",
+        "2:13: jobs.default.keep_last: the job would keep nothing: at least one `keep_…` must be 1 or more",
+    );
+    check(
+        "[jobs.default]\njitter = \"5 apples\"\n",
+        "2:10: jobs.default.jitter: `5 apples` is not a duration, such as `90s`, `10m` or `1h 30m`",
+    );
+    check(
+        "[jobs.default]\nstall_timeout = \"0s\"\n",
+        "2:17: jobs.default.stall_timeout: must be longer than 0s: a stream that stalls would hold the job for ever",
+    );
+    let fault = Scene::new("[jobs.default]\nlevel = 10\n", &[]).faults();
+    assert!(fault.starts_with("config/backstay.toml:2:9: jobs.default.level: level 10"), "{fault}");
+    let fault = Scene::new("[jobs.default]\nschedule = \"every day\"\n", &[]).faults();
+    assert!(fault.starts_with("config/backstay.toml:2:12: jobs.default.schedule: `every day` is not a cron expression"), "{fault}");
+}
+
+#[test]
+fn a_target_has_a_place_of_its_own() {
+    let missing = "is missing: where do backups go? (`file:///path` or `s3://bucket/prefix`)";
+    check("[targets.a]\nurl = \"\"\n", &format!("1:10: targets.a.url: {missing}"));
+    check_env("BACKSTAY__TARGETS__A__REGION", "x", &format!("BACKSTAY__TARGETS__A__REGION: targets.a.url: {missing}"));
+    check(
+        "[targets.a]\nurl = \"/backups\"\n",
+        "2:7: targets.a.url: is not a URL: expected `file:///path` or `s3://bucket/prefix` (did you mean `file:///backups`?)",
+    );
+    check(
+        "[targets.a]\nurl = \"file://backups\"\n",
+        "2:7: targets.a.url: `file://backups` names a host: expected `file:///backups` or `file://./backups`",
+    );
+    check(
+        "[targets.a]\nurl = \"s4://b\"\n",
+        "2:7: targets.a.url: there is no kind of target `s4://` (did you mean `s3`?): expected `file:///path` or `s3://bucket/prefix`",
+    );
+    check(
+        "[targets.a]\nurl = \"s3://b:c/x\"\n",
+        "2:7: targets.a.url: is not a bucket: its name may hold letters, digits, `.`, `-` and `_`",
+    );
+    check("[targets.a]\nurl = \"file:///x\"\n[targets.b]\nurl = \"file:///x/\"\n", "4:7: targets.b.url: is the same place as [targets.a]");
+    for scheme in ["az", "gs", "http", "https", "sftp"] {
+        let text = format!("2:7: targets.a.url: `{scheme}://` targets are not in this version: use `file:///path` or `s3://bucket/prefix`");
+        check(&format!("[targets.a]\nurl = \"{scheme}://b/x\"\n"), &text);
+    }
+}
+
+#[test]
+fn the_keys_of_s3_fit_together() {
+    let s3 = |rest: &str| format!("[targets.a]\nurl = \"s3://b\"\n{rest}\n");
+    check(
+        &s3("endpoint = \"http://minio:9000\""),
+        "3:12: targets.a.endpoint: `http://minio:9000` is not encrypted: use `https://`, or set `allow_http = true` for a network that you trust",
+    );
+    check(&s3("endpoint = \"minio:9000\""), "3:12: targets.a.endpoint: `minio:9000` is not a URL: expected `https://host:port`");
+    check(&s3("access_key_id = \"a\""), "1:10: targets.a.secret_access_key: is missing: `access_key_id` is set");
+    check(&s3("secret_access_key = \"a\""), "1:10: targets.a.access_key_id: is missing: `secret_access_key` is set");
+    check(&s3("part_size = \"4MiB\""), "3:13: targets.a.part_size: `4MiB` is out of range: S3 takes parts of 5MiB to 5GiB");
+    check(&s3("part_size = \"6GiB\""), "3:13: targets.a.part_size: `6GiB` is out of range: S3 takes parts of 5MiB to 5GiB");
+    check(&s3("part_size = \"big\""), "3:13: targets.a.part_size: `big` is not a size, such as `16MiB`");
+    check(&s3("max_parts = 10001"), "3:13: targets.a.max_parts: 10001 is too large (at most 10000)");
+    check(&s3("addressing = \"pat\""), "3:14: targets.a.addressing: `pat` is not one of `path`, `virtual` (did you mean `path`?)");
+    check(&s3("checksum = \"md5\""), "3:12: targets.a.checksum: `md5` is not one of `none`, `sha256`");
+    check(
+        "[targets.a]\nurl = \"file:///x\"\nendpoint = \"https://minio\"\n",
+        "3:12: targets.a.endpoint: is a key of S3, but the `url` is that of a directory",
+    );
+}
+
+#[test]
+fn a_target_inside_of_its_own_source_is_refused() {
+    let lies = |at: &str| {
+        format!(
+            "{at}: targets.usb.url: lies inside of [directory.media] (/media), so that each backup of job `default` would hold the ones \
+             before it: `exclude` it there, or list other `components` in the job"
+        )
+    };
+    check("[targets.usb]\nurl = \"file:///media/usb\"\n", &lies("2:7"));
+    check("[targets.usb]\nurl = \"file:///media\"\n[directory.media]\nexclude = [\"*\"]\n", &lies("2:7"));
+    check("[targets.usb]\nurl = \"file:///media/usb/x\"\n[directory.media]\nexclude = [\"/usc\"]\n", &lies("2:7"));
+    settings("[targets.usb]\nurl = \"file:///media/usb/x\"\n[directory.media]\nexclude = [\"/usb\"]\n", &[]);
+    settings("[targets.usb]\nurl = \"file:///media/usb\"\n[jobs.default]\ncomponents = [\"certs\"]\n", &[]);
+    settings("[targets.usb]\nurl = \"file:///mediathek\"\n", &[]);
+}
+
+#[test]
+fn components_have_what_they_need() {
+    check("[directory.a]\nexclude = []\n", "1:12: directory.a.path: is missing: which directory is it?");
+    check(
+        "[redis.a]\nmethod = \"bgsave\"\n",
+        "2:10: redis.a.method: `bgsave` needs `rdb_path`, where the server's RDB file can be read from here",
+    );
+    check(
+        "[worker]\nlisten = \"localhost\"\n",
+        "2:10: worker.listen: `localhost` is not an address and a port, such as `127.0.0.1:9717` or `[::]:9717`",
+    );
+    check(
+        "[postgres.a]\nhost = \"env://DB\"\n",
+        "2:8: postgres.a.host: `env://` is read in secrets only; set the key by its `BACKSTAY__` variable instead",
+    );
+    let fault = Scene::new("[directory.a]\npath = \"/a\"\nexclude = [\"[z-a]\"]\n", &[]).faults();
+    assert!(fault.starts_with("config/backstay.toml:3:11: directory.a.exclude: `[z-a]` is not a glob"), "{fault}");
+}
+
+#[test]
+fn what_this_version_would_ignore_is_refused_and_harmless_without_a_value() {
+    let encryption = "encryption is not in this version; remove the key";
+    check(
+        "[encryption]\nrecipients = [\"age1x\"]\n",
+        &format!("2:14: encryption.recipients: {encryption}, so that nobody believes backups to be encrypted"),
+    );
+    check("[encryption]\nidentity_file = \"/k\"\n", &format!("2:17: encryption.identity_file: {encryption}"));
+    check(
+        "[bucket.b]\nurl = \"s3://b\"\n",
+        "1:9: bucket.b: buckets as a source are not in this version; remove the section, so that nobody believes the bucket to be backed up",
+    );
+    check(
+        "[notify]\nurls = [\"https://x\"]\n",
+        "2:8: notify.urls: notifications are not in this version; remove the key, so that nobody waits for a message",
+    );
+    check(
+        "[jobs.default]\ndrill = \"@weekly\"\n",
+        "2:9: jobs.default.drill: restore drills are not in this version; remove the key, so that nobody believes backups to be tried",
+    );
+    check(
+        "[targets.a]\nurl = \"s3://b\"\nprofile = \"p\"\n",
+        "3:11: targets.a.profile: profiles are not in this version; use access_key_id and secret_access_key",
+    );
+    check(
+        "[targets.a]\nurl = \"s3://b\"\n[targets.a.web_identity]\nrole = \"r\"\n",
+        "3:1: targets.a.web_identity: web identity is not in this version; use access_key_id and secret_access_key",
+    );
+    check(
+        "[postgres.a]\njobs = 4\n",
+        "2:8: postgres.a.jobs: more than one stream of a dump is not in this version; remove the key or set it to 1",
+    );
+    check_env(
+        "BACKSTAY__ENCRYPTION__RECIPIENTS",
+        "age1x",
+        &format!("BACKSTAY__ENCRYPTION__RECIPIENTS: {encryption}, so that nobody believes backups to be encrypted"),
+    );
+    let empty = "[encryption]\nrecipients = []\nidentity_file = \"\"\n[notify]\nurls = [\"\"]\nlevel = \"warn\"\n[jobs.default]\ndrill = \"\"\n\
+                 [postgres.a]\njobs = 1\n[targets.a]\nurl = \"file:///x\"\nprofile = \"\"\nweb_identity = {}\n";
+    settings(empty, &[("BACKSTAY__NOTIFY__URLS", "")]);
+}
+
+#[test]
+fn all_faults_are_told_at_once_in_the_order_of_the_file() {
+    check_faults(
+        "[targets.a]\nurl = \"s5:///\"\nallow_htp = true\n\n[jobs.default]\nlevel = true\ncomponents = [\"nope\"]\n",
+        &[("BACKSTAY__WORKER__PORT", "1"), ("AUTHENTIK_REDIS__DB", "x")],
+        &[
+            "config/backstay.toml:2:7: targets.a.url: there is no kind of target `s5://` (did you mean `s3`?): expected `file:///path` or `s3://bucket/prefix`",
+            "config/backstay.toml:3:1: targets.a.allow_htp: unknown key (did you mean `allow_http`?)",
+            "config/backstay.toml:6:9: jobs.default.level: expected a whole number, found true or false",
+            "config/backstay.toml:7:14: jobs.default.components: there is no component `nope`; there are `blueprints`, `certs`, `custom-templates`, `media`",
+            "AUTHENTIK_REDIS__DB: redis.redis.db: `x` is not a whole number",
+            "BACKSTAY__WORKER__PORT: unknown key",
+        ],
+    );
+}
+
+#[test]
+fn what_is_not_toml_is_told_with_the_rest_of_what_is_wrong() {
+    let faults = Scene::new("[jobs.default]\nlevel = \nkeep_last = 3 4\nshedule = 1\n", &[("BACKSTAY__WORKER__PORT", "1")]).faults();
+    let places: Vec<_> = faults.lines().map(|l| l.split(": ").next().unwrap_or_default()).collect();
+    assert!(faults.contains("not valid TOML"), "{faults}");
+    for place in ["config/backstay.toml:2:", "config/backstay.toml:3:", "config/backstay.toml:4:1", "BACKSTAY__WORKER__PORT"] {
+        assert!(places.iter().any(|p| p.starts_with(place)), "{place} is not among {places:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_named_must_be_there_and_readable() {
+    let mut scene = Scene::new("", &[]);
+    scene.options.file = Some("missing.toml".into());
+    assert_eq!(scene.faults(), "missing.toml: there is no such file (named by --config)");
+    check_env("BACKSTAY_CONFIG", "missing.toml", "missing.toml: there is no such file (named by BACKSTAY_CONFIG)");
+    let scene = Scene::new("", &[]);
+    scene.write("work/config/backstay.toml/x", "");
+    assert!(scene.faults().starts_with("config/backstay.toml: cannot be read: "), "{}", scene.faults());
+}
