@@ -10,7 +10,11 @@ use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::PostgresError;
+use super::restore_error::RestoreError;
 use crate::process::Command;
+
+/// The first version whose client programs set `transaction_timeout`, which older servers refuse.
+pub const TRANSACTION_TIMEOUT: u32 = 17;
 
 /// A client program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +65,28 @@ pub async fn find(tool: Tool, server_major: u32) -> Result<Binary, PostgresError
         server: server_major,
         found: majors.into_iter().collect(),
     })
+}
+
+/// The installed `pg_restore` that reads what `pg_dump` of version `dump` wrote, and sends what a server of version `server` understands.
+///
+/// # Errors
+/// [`RestoreError::NoClient`] names the versions that were found.
+pub async fn find_restore(dump: u32, server: u32) -> Result<Binary, PostgresError> {
+    let found = installed(Tool::PgRestore, &directories()).await;
+    let majors: BTreeSet<u32> = found.iter().map(|b| b.major).collect();
+    let wanted = choose_restore(dump, server, &majors);
+    found
+        .into_iter()
+        .find(|b| Some(b.major) == wanted)
+        .ok_or_else(|| RestoreError::NoClient { dump, server, found: majors.into_iter().collect() }.into())
+}
+
+/// The server's own version, else the smallest; never older than the dump (it could not read the archive), and from 17 on only for servers
+/// that know `transaction_timeout`, which such a `pg_restore` always sets.
+fn choose_restore(dump: u32, server: u32, installed: &BTreeSet<u32>) -> Option<u32> {
+    let fits = |major: u32| major >= dump && (server >= TRANSACTION_TIMEOUT || major < TRANSACTION_TIMEOUT);
+    let fitting = || installed.iter().copied().filter(|major| fits(*major));
+    fitting().find(|major| *major == server).or_else(|| fitting().next())
 }
 
 /// The version to use for a server: its own, else the smallest larger one.
@@ -128,6 +154,22 @@ mod tests {
         check(14, &[13, 16, 15], Some(15));
         check(18, &[15, 17], None);
         check(15, &[], None);
+    }
+
+    #[test]
+    fn a_pg_restore_reads_the_archive_and_is_understood_by_the_server() {
+        let check = |dump, server, installed: &[u32], expected| {
+            let found = choose_restore(dump, server, &installed.iter().copied().collect());
+            assert_eq!(found, expected, "dump {dump}, server {server}, installed {installed:?}");
+        };
+        check(15, 15, &[15, 16, 17, 18], Some(15));
+        check(15, 17, &[15, 16, 17, 18], Some(17));
+        check(15, 17, &[15, 18], Some(15));
+        check(15, 17, &[18], Some(18));
+        check(16, 15, &[15, 16, 17], Some(16));
+        check(15, 15, &[17, 18], None);
+        check(18, 18, &[15, 17], None);
+        check(17, 16, &[17], None);
     }
 
     #[test]

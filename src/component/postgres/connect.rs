@@ -88,25 +88,15 @@ impl Endpoint {
         Self::resolve(configured(options)?, &Machine::this())
     }
 
-    /// The endpoint that `url` means, and the database if it names one. What it leaves unset comes from `fallback`: a URL without a host
-    /// is another database of the same server; with a host, or with another user, it does not inherit what belongs to the old one.
+    /// The endpoint that `url` means, and the database if it names one. A URL without a host, or with the host (and port) of `fallback`, is
+    /// of the same server, and what it leaves unset comes from there; for any other server only the environment counts.
     ///
     /// # Errors
     /// As [`Self::from_options`].
     pub fn from_url(url: &str, fallback: &PostgresOptions) -> Result<(Self, Option<String>), PostgresError> {
-        let mut params = Params::parse(url).map_err(|why| PostgresError::Options { what: "destination", why })?;
+        let params = Params::parse(url).map_err(|why| PostgresError::Options { what: "destination", why })?;
         let database = params.get("dbname").map(str::to_owned);
-        let mut below = configured(fallback)?;
-        if params.get("host").is_some() || params.get("hostaddr").is_some() {
-            for key in ["host", "hostaddr", "port", "service"] {
-                below.remove(key);
-            }
-        }
-        if params.get("user").is_some_and(|user| below.get("user") != Some(user)) {
-            below.remove("password");
-        }
-        params.or(&below);
-        Ok((Self::resolve(params, &Machine::this())?, database))
+        Ok((Self::resolve(params.inherit(configured(fallback)?), &Machine::this())?, database))
     }
 
     /// Fills `params` up from the service file, the environment and the defaults.

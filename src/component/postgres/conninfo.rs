@@ -104,6 +104,20 @@ impl Params {
         }
     }
 
+    /// [`Self::or`], as far as both are of one server, and of one user: a password must not be sent to a host that it is not for.
+    #[must_use]
+    pub fn inherit(mut self, mut below: Self) -> Self {
+        let other = |key| self.get(key).is_some() && self.get(key) != below.get(key);
+        if ["host", "hostaddr", "port", "service"].into_iter().any(other) {
+            return self;
+        }
+        if other("user") {
+            below.remove("password");
+        }
+        self.or(&below);
+        self
+    }
+
     pub fn remove(&mut self, key: &str) {
         self.0.remove(key);
     }
@@ -377,6 +391,23 @@ mod tests {
         let mut upper = Params::parse("host=new").expect("valid");
         upper.or(&Params::parse("host=old hostaddr=10.0.0.1 user=u").expect("valid"));
         assert_eq!(pairs(&upper), [("host", "new"), ("user", "u")]);
+    }
+
+    #[test]
+    fn a_password_goes_to_its_own_server_and_user_only() {
+        let below = || Params::parse("host=h port=5 user=u password=p sslmode=require").expect("valid");
+        for (url, password) in [
+            ("postgres:///new", Some("p")),
+            ("postgres://h/new", Some("p")),
+            ("postgres://u@h:5/new", Some("p")),
+            ("postgres://u:q@h/new", Some("q")),
+            ("postgres://other@h/new", None),
+            ("postgres://elsewhere/new", None),
+            ("postgres://h:6/new", None),
+        ] {
+            let params = Params::parse(url).expect("valid").inherit(below());
+            assert_eq!(params.get("password"), password, "{url}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 
 use super::script::{Statement, Token};
+use super::sql::ident;
 
 /// Roles and tablespaces that a server has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub struct Step {
     pub sql: String,
     /// To be tried if `sql` fails: the same with less.
     pub otherwise: Option<String>,
+    /// Takes a privilege back: a role with privileges cannot be dropped.
+    pub undo: Option<String>,
 }
 
 /// Without the statement, which may hold a password.
@@ -118,20 +121,22 @@ pub fn decide(statements: &[Statement], present: &Present) -> Globals {
             }
             Meaning::Create(object) => {
                 new.insert(object.clone());
-                Some(Step { needs: object, does: Does::Create, sql: sql(), otherwise: None })
+                Some(Step { needs: object, does: Does::Create, sql: sql(), otherwise: None, undo: None })
             }
             Meaning::Attributes(object) => new.contains(&object).then(|| {
                 let does = Does::Attributes { login_without_password: lacks_password(statement) };
-                Step { needs: object, does, sql: without_defaults(statement), otherwise: None }
+                Step { needs: object, does, sql: without_defaults(statement), otherwise: None, undo: None }
             }),
-            Meaning::Of(object, does) => new.contains(&object).then(|| Step { needs: object, does, sql: sql(), otherwise: None }),
+            Meaning::Of(object, does) => {
+                new.contains(&object).then(|| Step { needs: object, does, sql: sql(), otherwise: None, undo: None })
+            }
             Meaning::Membership { group, member } => [member, group].into_iter().find(|o| new.contains(o)).map(|needs| {
                 let otherwise = without_grantor(statement);
-                Step { needs, does: Does::Membership, sql: sql(), otherwise }
+                Step { needs, does: Does::Membership, sql: sql(), otherwise, undo: None }
             }),
             Meaning::Privilege { of, to } => {
                 let needs = of.into_iter().chain(to).find(|object| new.contains(object));
-                needs.map(|needs| Step { needs, does: Does::Privilege, sql: sql(), otherwise: None })
+                needs.map(|needs| Step { needs, does: Does::Privilege, sql: sql(), otherwise: None, undo: revoke(statement) })
             }
             Meaning::Session => None,
         };
@@ -249,6 +254,13 @@ fn without_grantor(statement: &Statement) -> Option<String> {
     Some(statement.without(|at, _| (by - 2..=by).contains(&at)))
 }
 
+/// What takes back `GRANT privileges ON object TO role`.
+fn revoke(statement: &Statement) -> Option<String> {
+    let role = statement.after(&["to"]).filter(|_| statement.begins(&["grant"]))?;
+    let privileges = &statement.text[statement.tokens[0].1.end..statement.tokens[role - 1].1.start];
+    Some(format!("REVOKE{privileges}FROM {}", ident(statement.token(role)?.ident()?)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::script::statements;
@@ -310,6 +322,7 @@ GRANT ALL ON TABLESPACE old TO g;
             ]
         );
         assert_eq!(globals.roles[4].otherwise.as_deref().map(str::trim_end), Some("GRANT g TO \"we\"\"ird\" WITH ADMIN OPTION"));
+        assert_eq!(globals.roles[5].undo.as_deref(), Some("REVOKE SET ON PARAMETER work_mem FROM \"g\""));
         assert_eq!(sql(&globals.tablespaces), ["GRANT ALL ON TABLESPACE old TO g"]);
     }
 

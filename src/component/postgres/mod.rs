@@ -13,18 +13,27 @@ use crate::secret::{Secret, SecretError};
 pub mod binaries;
 pub mod connect;
 pub mod conninfo;
+pub mod contents;
+pub mod destination;
 pub mod dump;
 pub mod dumpall;
-pub mod tls;
-
 pub mod facts;
 pub mod globals;
 pub mod helper;
+pub mod inspect;
+pub mod load;
+pub mod plan;
+pub mod recreate;
+pub mod restore;
+pub mod restore_error;
 pub mod script;
 pub mod server;
 pub mod snapshot;
 pub mod source;
 pub mod sql;
+pub mod staged;
+pub mod swap;
+pub mod tls;
 
 /// What went wrong; each variant names action and subject.
 #[derive(Debug, Error)]
@@ -92,6 +101,8 @@ pub enum PostgresError {
     #[error("dump database `{database}`: pg_dump wrote nothing")]
     NothingDumped { database: String },
     #[error(transparent)]
+    Restore(#[from] restore_error::RestoreError),
+    #[error(transparent)]
     Process(#[from] ProcessError),
     #[error("cancelled")]
     Cancelled,
@@ -111,6 +122,7 @@ impl PostgresError {
             Self::Tls(tls::TlsError::NoRoot(_)) => {
                 Some("Set sslrootcert to the file of the server's certificate authority, or to \"system\".".into())
             }
+            Self::Restore(error) => error.advice(),
             Self::Unrestorable { server, .. } => {
                 Some(format!("Install the PostgreSQL {server} client programs, so that the backup can be restored to this server."))
             }

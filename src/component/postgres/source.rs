@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
-use super::binaries::{self, Binary, Tool};
+use super::binaries::{self, Binary, TRANSACTION_TIMEOUT, Tool};
 use super::connect::Endpoint;
 use super::dump::Dump;
 use super::facts::{self, DatabaseFacts, Databases};
@@ -29,9 +29,6 @@ const ALL: &str = "*";
 
 /// Databases that belong to a provider of managed servers and that no customer may enter: not a loss.
 const OF_PROVIDERS: &[&str] = &["rdsadmin", "cloudsqladmin", "azure_maintenance", "azure_sys"];
-
-/// The first version whose client programs set `transaction_timeout`, which older servers refuse.
-const TRANSACTION_TIMEOUT: u32 = 17;
 
 /// `[postgres.NAME]`, to be backed up.
 #[derive(Debug)]

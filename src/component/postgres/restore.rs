@@ -1,0 +1,220 @@
+//! The restorer: refuses or plans, then loads every database of a backup beside what is in service.
+
+use async_trait::async_trait;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use super::binaries::{self, Binary};
+use super::connect::Endpoint;
+use super::contents::{Contents, DatabaseContents};
+use super::destination::Place;
+use super::globals::Object;
+use super::helper::{Role, Suffix};
+use super::inspect::{self, Server, query};
+use super::load::{self, Loader};
+use super::restore_error::RestoreError;
+use super::server::refuse_pooler;
+use super::staged::{Helper, StagedPostgres};
+use super::{PostgresError, PostgresOptions, plan, recreate, swap};
+use crate::component::{ArtifactOpener, ComponentError, Plan, RestoreOptions, Restorer, RunContext, Staged, StoredComponent};
+use crate::manifest;
+use crate::name::ComponentName;
+
+/// Restores a PostgreSQL component.
+#[derive(Debug, Clone)]
+pub struct PostgresRestorer {
+    options: PostgresOptions,
+}
+
+/// A restore that nothing known speaks against.
+struct Prepared {
+    contents: Contents,
+    place: Place,
+    /// Of the one server that answered.
+    endpoint: Endpoint,
+    client: Client,
+    server: Server,
+    binary: Binary,
+}
+
+impl PostgresRestorer {
+    pub fn new(options: PostgresOptions) -> Self {
+        Self { options }
+    }
+
+    async fn prepare(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<Prepared, PostgresError> {
+        let contents = Contents::of(part)?;
+        let place = Place::of(&options.to, &self.options, &contents.names())?;
+        let targets: Vec<&str> = contents.databases.iter().map(|d| place.name(&d.name)).collect();
+        let (endpoint, client) = inspect::connect(&place.endpoint, &targets).await?;
+        refuse_pooler(&endpoint, &client).await?;
+        let server = inspect::inspect(&client, endpoint.to_string()).await?;
+        server.allow(&targets, contents.server)?;
+        let dump = contents.dump.unwrap_or(server.host.major);
+        let binary = binaries::find_restore(dump, server.host.major).await?;
+        Ok(Prepared { contents, place, endpoint, client, server, binary })
+    }
+}
+
+#[async_trait]
+impl Restorer for PostgresRestorer {
+    fn name(&self) -> &ComponentName {
+        &self.options.name
+    }
+
+    async fn plan(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<Plan, ComponentError> {
+        let Prepared { contents, place, server, binary, .. } = self.prepare(part, options).await?;
+        Ok(Plan { steps: plan::steps(&contents, &place, &server, &binary, options.keep_old) })
+    }
+
+    async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
+        let Prepared { contents, place, endpoint, mut client, mut server, binary } = self.prepare(&part.component, options).await?;
+        let mut staged = StagedPostgres::new(endpoint, options.keep_old);
+        let built = async {
+            let mut flags = Vec::new();
+            globals(&contents, part, &mut client, &mut server, &mut staged, &mut flags, &run.cancel).await?;
+            // Loading takes long; an idle connection may not survive it.
+            drop(client);
+            let loader = Loader { binary, flags };
+            let suffix = Suffix::random();
+            for (at, database) in contents.databases.iter().enumerate() {
+                let name = place.name(&database.name);
+                stage_one(database, name, (suffix, at), &loader, &server, &part.open, &mut staged, &run.cancel).await?;
+            }
+            Ok(())
+        };
+        let built: Result<(), PostgresError> = built.await;
+        match built {
+            Ok(()) => Ok(Box::new(staged)),
+            Err(error) => {
+                if let Err(left) = staged.remove().await {
+                    tracing::error!(error = %left, "a failed restore could not be cleaned up");
+                }
+                Err(match error {
+                    PostgresError::Cancelled => ComponentError::Cancelled,
+                    error => error.into(),
+                })
+            }
+        }
+    }
+}
+
+/// Creates missing roles and tablespaces, and chooses the flags of `pg_restore` after what is missing still.
+async fn globals(
+    contents: &Contents,
+    part: &StoredComponent,
+    client: &mut Client,
+    server: &mut Server,
+    staged: &mut StagedPostgres,
+    flags: &mut Vec<&'static str>,
+    cancel: &CancellationToken,
+) -> Result<(), PostgresError> {
+    let applied = &mut staged.globals;
+    if let Some(artifact) = &contents.globals {
+        let globals = load::read_globals(artifact, &part.open, &server.present(), cancel).await?;
+        applied.warnings.extend(globals.warnings.iter().cloned());
+        load::apply(client, &globals, applied).await?;
+        inspect::reread_globals(client, &mut server.host).await?;
+        for object in &applied.created {
+            staged.done.push(format!("{object} was created"));
+        }
+        if !globals.kept.is_empty() {
+            let kept: Vec<_> = globals.kept.iter().map(ToString::to_string).collect();
+            staged.done.push(format!("left as they are: {}", kept.join(", ")));
+        }
+    }
+    let roles_missing = applied.failed.iter().any(|o| matches!(o, Object::Role(_)));
+    if applied.failed.iter().any(|o| matches!(o, Object::Tablespace(_))) {
+        flags.push("--no-tablespaces");
+        applied.warnings.push("a tablespace is missing: tables and indexes go to the default one of their database".into());
+    }
+    if !server.host.superuser {
+        flags.push("--no-owner");
+        applied.warnings.push(format!("\"{}\" is no superuser and owns everything that was restored", server.host.user));
+        if roles_missing {
+            flags.push("--no-privileges");
+            applied.warnings.push("a role is missing: no privileges on tables and the like were restored".into());
+        }
+    }
+    applied.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(())
+}
+
+/// Creates the helper database for `name`, loads it, dresses it as recorded, closes it.
+#[expect(clippy::too_many_arguments, reason = "all that a restore has gathered, none of which belongs together elsewhere")]
+async fn stage_one(
+    database: &DatabaseContents,
+    name: &str,
+    (suffix, at): (Suffix, usize),
+    loader: &Loader,
+    server: &Server,
+    open: &ArtifactOpener,
+    staged: &mut StagedPostgres,
+    cancel: &CancellationToken,
+) -> Result<(), PostgresError> {
+    if cancel.is_cancelled() {
+        return Err(PostgresError::Cancelled);
+    }
+    let facts = &database.facts;
+    let (new, old) = (suffix.helper(name, Role::New, at), suffix.helper(name, Role::Old, at));
+    let endpoint = staged.endpoint.clone();
+    let (_, client) = inspect::connect(&endpoint, &[name, &new]).await?;
+    let creation = recreate::create(&new, name, facts, &server.host);
+    staged.warn(creation.warnings);
+    staged.helpers.push(Helper { name: new.clone(), oid: None });
+    client.batch_execute(&creation.sql).await.map_err(query(&format!("create a database for \"{name}\"")))?;
+    let oid = swap::oid_of(&client, &new).await?;
+    let new_oid = oid.ok_or_else(|| RestoreError::Moved(new.clone()))?;
+    if let Some(helper) = staged.helpers.last_mut() {
+        helper.oid = oid;
+    }
+    drop(client);
+    tracing::info!(database = name, helper = new, "loading a database");
+    loader.load(&endpoint, &new, database, open, cancel).await?;
+    analyze(&endpoint, &new, name, staged, cancel).await?;
+
+    let (_, client) = inspect::connect(&endpoint, &[name, &new]).await?;
+    let (statements, warnings) = recreate::dress(&new, name, facts, &creation.owner, &server.host);
+    staged.warn(warnings);
+    for statement in statements {
+        match client.batch_execute(&statement.sql).await {
+            Ok(()) => {}
+            Err(error) if client.is_closed() => return Err(query(&statement.doing)(error)),
+            Err(error) => {
+                let why = error.as_db_error().map_or_else(|| error.to_string(), |e| e.message().to_owned());
+                staged.warn([format!("could not {}: {why}", statement.doing)]);
+            }
+        }
+    }
+    // Nobody should find it, and a session in it would be in the way of its rename.
+    let close = format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false", super::sql::ident(&new));
+    client.batch_execute(&close).await.map_err(query("close a loaded database"))?;
+    staged.pairs.push(swap::Pair { name: name.to_owned(), new, new_oid, old, facts: facts.clone(), replaced: None });
+    Ok(())
+}
+
+/// Archives hold no statistics (or not all): without them, the first queries would be planned blindly.
+async fn analyze(
+    endpoint: &Endpoint,
+    new: &str,
+    name: &str,
+    staged: &mut StagedPostgres,
+    cancel: &CancellationToken,
+) -> Result<(), PostgresError> {
+    let inside = inspect::connect_to(endpoint, new).await?;
+    let subscriptions = "SELECT s.subname::text FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
+         WHERE d.datname = current_database() ORDER BY 1";
+    for row in inside.query(subscriptions, &[]).await.map_err(query("list the restored subscriptions"))? {
+        let subscription: String = row.get(0);
+        staged.warn([format!("subscription \"{subscription}\" of database \"{name}\" was restored disabled, without its slot")]);
+    }
+    let analyzed = tokio::select! {
+        () = cancel.cancelled() => return Err(PostgresError::Cancelled),
+        analyzed = inside.batch_execute("ANALYZE") => analyzed,
+    };
+    if let Err(error) = analyzed {
+        let why = error.as_db_error().map_or_else(|| error.to_string(), |e| e.message().to_owned());
+        staged.warn([format!("database \"{name}\" was restored but could not be analyzed: {why}")]);
+    }
+    Ok(())
+}

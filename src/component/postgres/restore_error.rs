@@ -1,0 +1,136 @@
+//! Why a restore of PostgreSQL was refused or failed.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::process::ProcessError;
+
+/// Each variant names action and subject. Whatever it is, the databases that were in service are still in service, unless it says otherwise.
+#[derive(Debug, Error)]
+pub enum RestoreError {
+    #[error("the backup holds no database")]
+    Empty,
+    #[error("the backup's artifact `{0}` does not say of which database it is")]
+    Nameless(String),
+    #[error("the backup does not hold exactly one archive with the schema of database \"{0}\"")]
+    Archives(String),
+    /// `why` never repeats the destination: it may hold a password.
+    #[error("destination of the restore: {0}")]
+    Destination(String),
+    #[error("the backup is of a PostgreSQL {backup} server; {server} is a PostgreSQL {found} server, which is older")]
+    Older { backup: u32, server: String, found: u32 },
+    #[error("no pg_restore here can read an archive of pg_dump {dump} and write to a PostgreSQL {server} server: {}", majors(found))]
+    NoClient { dump: u32, server: u32, found: Vec<u32> },
+    #[error("{0} is a standby, which takes no writes")]
+    Standby(String),
+    #[error("user \"{user}\" may not create databases on {server}")]
+    NotCreator { user: String, server: String },
+    #[error("user \"{user}\" does not own database \"{database}\" and cannot replace it")]
+    NotOwner { user: String, database: String },
+    /// `by`: what hangs on the database, such as `the subscription "s"`.
+    #[error("database \"{database}\" cannot be replaced: {by} hangs on it")]
+    Tied { database: String, by: String },
+    #[error("database \"{0}\" is what an interrupted DROP DATABASE left")]
+    Invalid(String),
+    #[error("{server} has no database to work from while \"{database}\" is replaced")]
+    NoGround { server: String, database: String },
+    #[error("open artifact `{path}`")]
+    Open {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    /// The stream's own error: damage, if it says so.
+    #[error("read artifact `{path}`")]
+    Read {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{path}` is too large for what it should be: more than {limit} bytes of roles and tablespaces")]
+    TooLarge { path: String, limit: u64 },
+    #[error("read `{path}` as what pg_dumpall writes")]
+    Script {
+        path: String,
+        #[source]
+        source: super::script::ScriptError,
+    },
+    #[error("load database \"{database}\"")]
+    Load {
+        database: String,
+        #[source]
+        source: ProcessError,
+    },
+    /// `sessions`: who is still there.
+    #[error("swap in database(s) {databases}: sessions did not end: {sessions}")]
+    Busy { databases: String, sessions: String },
+    #[error("swap in database(s) {databases}")]
+    Swap {
+        databases: String,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    #[error("bring the old state back: somebody renamed or replaced database \"{0}\" meanwhile")]
+    Moved(String),
+    /// What is left, by name.
+    #[error("remove what the restore made: {0} is left over")]
+    LeftOver(String),
+}
+
+impl RestoreError {
+    /// What the operator can do about it, as a sentence.
+    pub fn advice(&self) -> Option<String> {
+        let text = match self {
+            Self::Older { backup, .. } => {
+                format!("Restore to a PostgreSQL {backup} server or a newer one: --into COMPONENT=postgres://host.")
+            }
+            Self::NoClient { dump, server, .. } => match (*dump, *server) {
+                (17.., ..17) => format!(
+                    "Restore to a PostgreSQL 17 server or a newer one: what pg_restore {dump} sends, PostgreSQL {server} does not understand."
+                ),
+                _ => format!("Install the PostgreSQL {dump} client programs (Debian, Ubuntu: postgresql-client-{dump})."),
+            },
+            Self::Standby(_) => "Name the primary with --into COMPONENT=postgres://host.".into(),
+            Self::NotCreator { user, .. } => {
+                format!("As a superuser: ALTER ROLE {} CREATEDB; or restore as another user.", super::sql::ident(user))
+            }
+            Self::NotOwner { .. } => "Restore as its owner or as a superuser, or under another name with --into COMPONENT=NAME.".into(),
+            Self::Tied { .. } => {
+                "It would go on with the old database and be lost with it. Drop it first, or restore under another name with --into COMPONENT=NAME."
+                    .into()
+            }
+            Self::Invalid(name) => format!("Drop it first: DROP DATABASE {}.", super::sql::ident(name)),
+            Self::NoGround { .. } => "Allow this user to connect to \"postgres\" or \"template1\".".into(),
+            Self::Load { source, .. } => return load_advice(source),
+            Self::Busy { .. } => "Stop what connects so often, or restore as a superuser, who may end any session.".into(),
+            Self::LeftOver(_) => "Nothing uses it: drop it once the server answers again.".into(),
+            _ => return None,
+        };
+        Some(text)
+    }
+}
+
+/// What PostgreSQL's own words mean for a restore.
+fn load_advice(error: &ProcessError) -> Option<String> {
+    let stderr = error.stderr()?;
+    let text = if stderr.contains("role \"") && stderr.contains("does not exist") {
+        "Create the role first: it is not in the backup's globals, or this user could not create it."
+    } else if stderr.contains("extension \"") && stderr.contains("not available") {
+        "Install the extension's package on the database server first."
+    } else if stderr.contains("permission denied to create extension") {
+        "Restore as a superuser: the extension is not a trusted one."
+    } else if stderr.contains("No space left") {
+        "Make room on the database server: old and new database lie side by side until the swap."
+    } else {
+        return None;
+    };
+    Some(text.into())
+}
+
+fn majors(found: &[u32]) -> String {
+    match found {
+        [] => "none was found".into(),
+        found => format!("found only {}", found.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}

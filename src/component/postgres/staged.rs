@@ -1,0 +1,134 @@
+//! Databases that were loaded and wait to be put in service, and everything that was made for them.
+
+use async_trait::async_trait;
+
+use super::PostgresError;
+use super::connect::Endpoint;
+use super::inspect::connect;
+use super::load::Applied;
+use super::restore_error::RestoreError;
+use super::sql::ident;
+use super::swap::{self, Pair};
+use crate::component::{ComponentError, Restored, Staged};
+
+/// A restore between `stage` and `finish`.
+#[derive(Debug)]
+pub struct StagedPostgres {
+    pub(super) endpoint: Endpoint,
+    pub(super) keep_old: bool,
+    /// Every helper database that was, or may have been, created.
+    pub(super) helpers: Vec<Helper>,
+    pub(super) pairs: Vec<Pair>,
+    pub(super) globals: Applied,
+    pub(super) published: bool,
+    pub(super) done: Vec<String>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// A database of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Helper {
+    pub name: String,
+    /// `None`: the server's answer to its creation is not known.
+    pub oid: Option<u32>,
+}
+
+impl StagedPostgres {
+    pub(super) fn new(endpoint: Endpoint, keep_old: bool) -> Self {
+        Self {
+            endpoint,
+            keep_old,
+            helpers: Vec::new(),
+            pairs: Vec::new(),
+            globals: Applied::default(),
+            published: false,
+            done: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    pub(super) fn warn(&mut self, warnings: impl IntoIterator<Item = String>) {
+        for warning in warnings {
+            tracing::warn!("{warning}");
+            self.warnings.push(warning);
+        }
+    }
+
+    /// Removes everything that was made and is not in service.
+    pub(super) async fn remove(&mut self) -> Result<(), PostgresError> {
+        let (_, client) = connect(&self.endpoint, &swap::busy(&self.pairs)).await?;
+        let mut left = Vec::new();
+        for helper in self.helpers.drain(..) {
+            if let Err(error) = swap::drop_helper(&self.endpoint, &client, &helper.name, helper.oid).await {
+                tracing::error!(database = helper.name, %error, "drop a helper database");
+                left.push(format!("database {}", ident(&helper.name)));
+            }
+        }
+        left.extend(self.globals.take_back(&client).await.iter().map(ToString::to_string));
+        if left.is_empty() { Ok(()) } else { Err(RestoreError::LeftOver(left.join(", ")).into()) }
+    }
+}
+
+#[async_trait]
+impl Staged for StagedPostgres {
+    async fn publish(&mut self) -> Result<(), ComponentError> {
+        swap::swap_in(&self.endpoint, &mut self.pairs).await?;
+        self.published = true;
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<Restored, ComponentError> {
+        let mut restored = Restored { done: std::mem::take(&mut self.done), warnings: std::mem::take(&mut self.globals.warnings) };
+        restored.warnings.append(&mut self.warnings);
+        for pair in &self.pairs {
+            let name = ident(&pair.name);
+            let old = ident(&pair.old);
+            restored.done.push(match pair.replaced {
+                None => format!("database {name} was created"),
+                Some(_) if self.keep_old => format!(
+                    "database {name} was replaced; the old one is {old}, closed to connections \
+                     (to look into it: ALTER DATABASE {old} ALLOW_CONNECTIONS true)"
+                ),
+                Some(_) => format!("database {name} was replaced"),
+            });
+        }
+        if !self.keep_old {
+            for left in self.drop_old().await {
+                restored.warnings.push(format!("database {} was replaced and could not be dropped: drop it", ident(&left)));
+            }
+        }
+        Ok(restored)
+    }
+
+    async fn undo(mut self: Box<Self>) -> Result<(), ComponentError> {
+        if self.published {
+            swap::swap_back(&self.endpoint, &self.pairs).await?;
+        }
+        Ok(self.remove().await?)
+    }
+}
+
+impl StagedPostgres {
+    /// Drops what was replaced; returns the names that are left.
+    async fn drop_old(&self) -> Vec<String> {
+        let old = || self.pairs.iter().filter_map(|p| Some((&p.old, p.replaced?.oid)));
+        if old().next().is_none() {
+            return Vec::new();
+        }
+        let client = match connect(&self.endpoint, &swap::busy(&self.pairs)).await {
+            Ok((_, client)) => client,
+            Err(error) => {
+                tracing::error!(%error, "connect to drop what was replaced");
+                return old().map(|(name, _)| name.clone()).collect();
+            }
+        };
+        let mut left = Vec::new();
+        for (name, oid) in old() {
+            if let Err(error) = swap::drop_helper(&self.endpoint, &client, name, Some(oid)).await {
+                tracing::error!(database = name, %error, "drop what was replaced");
+                left.push(name.clone());
+            }
+        }
+        left
+    }
+}
