@@ -18,10 +18,12 @@ use crate::schedule::Schedule;
 use crate::storage::TargetOptions;
 
 mod authentik;
+mod component;
 mod defaults;
 mod environment;
 mod error;
 mod file;
+mod job;
 mod keys;
 mod layer;
 mod raw;

@@ -214,6 +214,14 @@ fn a_target_inside_of_its_own_source_is_refused() {
 }
 
 #[test]
+fn a_target_inside_of_its_source_is_found_through_links() {
+    let scene = Scene::new("[targets.t]\nurl = \"file://./link/new/backups\"\n[directory.tree]\npath = \"../tree\"\n", &[]);
+    scene.write("tree/file", "");
+    std::os::unix::fs::symlink(scene.path("tree"), scene.path("work/link")).expect("linked");
+    assert!(scene.faults().starts_with("config/backstay.toml:2:7: targets.t.url: lies inside of [directory.tree]"), "{}", scene.faults());
+}
+
+#[test]
 fn components_have_what_they_need() {
     check("[directory.a]\nexclude = []\n", "1:12: directory.a.path: is missing: which directory is it?");
     check(

@@ -131,6 +131,7 @@ fn the_zone_of_the_environment_is_the_default() {
     let zone = |file: &str, tz: &str| only_job(&settings(file, &[("TZ", tz)])).schedule.as_ref().map(|s| s.zone().to_string());
     assert_eq!(zone("", "Europe/Berlin").as_deref(), Some("Europe/Berlin"));
     assert_eq!(zone("", ":Asia/Tokyo").as_deref(), Some("Asia/Tokyo"));
+    assert_eq!(zone("", "/usr/share/zoneinfo/Europe/Paris").as_deref(), Some("Europe/Paris"));
     assert_eq!(zone("[jobs.default]\ntimezone = \"UTC\"\n", "Europe/Berlin").as_deref(), Some("UTC"));
 }
 

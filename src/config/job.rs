@@ -1,0 +1,184 @@
+//! `[jobs.NAME]` → [`JobSettings`], and what jobs, targets and components must not be to each other.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use ignore::gitignore::GitignoreBuilder;
+
+use super::error::Fault;
+use super::layer::Origin;
+use super::raw::{RawConfig, RawJob};
+use super::validate::Check;
+use super::{ComponentOptions, JobSettings, keys};
+use crate::manifest::Encoding;
+use crate::name::{ComponentName, TargetName};
+use crate::pipeline::Codec;
+use crate::retention::Policy;
+use crate::schedule::{Schedule, ScheduleError};
+use crate::storage::{Location, TargetOptions};
+
+/// The job, if its keys make one; else the faults are in `check`.
+pub(super) fn options(name: &str, raw: &RawJob, config: &RawConfig, check: &mut Check<'_>) -> Option<JobSettings> {
+    let components: Vec<&str> =
+        config.postgres.keys().chain(config.redis.keys()).chain(config.directory.keys()).map(String::as_str).collect();
+    let targets: Vec<&str> = config.targets.keys().map(String::as_str).collect();
+    let components: Vec<ComponentName> = chosen(&raw.components, &components, &["jobs", name, "components"], "component", check);
+    let targets: Vec<TargetName> = chosen(&raw.targets, &targets, &["jobs", name, "targets"], "target", check);
+    let timeout = duration(&raw.timeout, &["jobs", name, "timeout"], check);
+    let stall_timeout = duration(&raw.stall_timeout, &["jobs", name, "stall_timeout"], check);
+    if stall_timeout == Some(Duration::ZERO) {
+        check.fault(&["jobs", name, "stall_timeout"], "must be longer than 0s: a stream that stalls would hold the job for ever");
+    }
+    Some(JobSettings {
+        schedule: schedule(name, raw, check),
+        components,
+        targets,
+        policy: policy(name, raw, check),
+        codec: codec(name, raw, check)?,
+        catch_up: raw.catch_up,
+        jitter: duration(&raw.jitter, &["jobs", name, "jitter"], check)?,
+        timeout: timeout.filter(|t| !t.is_zero()),
+        stall_timeout: stall_timeout?,
+        name: check.name("jobs", name)?,
+    })
+}
+
+/// The names in a list, each of which must exist; an empty list means all.
+fn chosen<N: FromStr>(list: &[String], known: &[&str], path: &[&str], what: &str, check: &mut Check<'_>) -> Vec<N> {
+    let mut unique = BTreeSet::new();
+    let mut names = Vec::new();
+    let wanted: Vec<&str> = if list.is_empty() { known.to_vec() } else { list.iter().map(String::as_str).collect() };
+    for name in wanted {
+        match name.parse() {
+            Ok(parsed) if known.contains(&name) => {
+                if unique.insert(name) {
+                    names.push(parsed);
+                }
+            }
+            _ => {
+                let hint = keys::suggest(name, known.iter().copied()).map_or_else(
+                    || format!("; there are {}", known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")),
+                    |k| format!(" (did you mean `{k}`?)"),
+                );
+                check.fault(path, format!("there is no {what} `{name}`{hint}"));
+            }
+        }
+    }
+    names
+}
+
+fn schedule(name: &str, raw: &RawJob, check: &mut Check<'_>) -> Option<Schedule> {
+    if raw.schedule.is_empty() {
+        return None;
+    }
+    let from_tz = raw.timezone.is_empty();
+    let zone = if from_tz { check.options.env.get("TZ").map_or("UTC".into(), |tz| zone_of_tz(tz)) } else { raw.timezone.clone() };
+    match Schedule::parse(&raw.schedule, &zone) {
+        Ok(schedule) => Some(schedule),
+        Err(e @ ScheduleError::Zone(_)) if from_tz => {
+            let text = format!("{e}; set `timezone` of the job, or `TZ` to a name such as `Europe/Berlin`");
+            check.faults.push(Fault::new(Origin::Variable("TZ".into()), format!("jobs.{name}.timezone"), text));
+            None
+        }
+        Err(e) => {
+            let key = if matches!(e, ScheduleError::Zone(_)) { "timezone" } else { "schedule" };
+            check.fault(&["jobs", name, key], e.to_string());
+            None
+        }
+    }
+}
+
+/// The zone that `$TZ` names, as far as it is one of IANA: POSIX lets it begin with a colon, and libc takes the path of a zone file.
+fn zone_of_tz(tz: &str) -> String {
+    let tz = tz.strip_prefix(':').unwrap_or(tz);
+    if tz.is_empty() {
+        return "UTC".into();
+    }
+    let file = if tz.starts_with('/') { resolved(Path::new(tz)).display().to_string() } else { tz.to_owned() };
+    file.split_once("/zoneinfo/").map_or(tz.to_owned(), |(_, zone)| zone.to_owned())
+}
+
+fn policy(name: &str, raw: &RawJob, check: &mut Check<'_>) -> Policy {
+    let policy = Policy {
+        last: NonZeroU32::new(raw.keep_last),
+        hourly: NonZeroU32::new(raw.keep_hourly),
+        daily: NonZeroU32::new(raw.keep_daily),
+        weekly: NonZeroU32::new(raw.keep_weekly),
+        monthly: NonZeroU32::new(raw.keep_monthly),
+        yearly: NonZeroU32::new(raw.keep_yearly),
+    };
+    if policy == Policy::default() {
+        check.fault(&["jobs", name, "keep_last"], "the job would keep nothing: at least one `keep_…` must be 1 or more");
+    }
+    policy
+}
+
+fn codec(name: &str, raw: &RawJob, check: &mut Check<'_>) -> Option<Codec> {
+    let encoding = match raw.compression.as_str() {
+        "zstd" => Encoding::Zstd,
+        "none" => Encoding::None,
+        _ => Encoding::Gzip,
+    };
+    let codec = Codec::new(encoding, raw.level);
+    if let Err(text) = &codec {
+        check.fault(&["jobs", name, "level"], format!("{} of `{}`", text, raw.compression));
+    }
+    codec.ok()
+}
+
+/// `1h 30m`, or `0`.
+fn duration(text: &str, path: &[&str], check: &mut Check<'_>) -> Option<Duration> {
+    if text.is_empty() || text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let duration = humantime::parse_duration(text);
+    if duration.is_err() {
+        check.fault(path, format!("`{text}` is not a duration, such as `90s`, `10m` or `1h 30m`"));
+    }
+    duration.ok()
+}
+
+/// A target inside of a directory that goes into it: each backup would hold all the ones before it.
+pub(super) fn backups_within_sources(job: &JobSettings, targets: &[TargetOptions], components: &[ComponentOptions], check: &mut Check<'_>) {
+    for directory in components {
+        let ComponentOptions::Directory(directory) = directory else { continue };
+        if !job.components.contains(&directory.name) {
+            continue;
+        }
+        for target in targets.iter().filter(|t| job.targets.contains(&t.name)) {
+            let Location::File(at) = &target.location else { continue };
+            let at = resolved(at);
+            let Ok(inside) = at.strip_prefix(resolved(&directory.path)) else { continue };
+            if !is_excluded(&directory.exclude, inside) {
+                let text = format!(
+                    "lies inside of [directory.{0}] ({1}), so that each backup of job `{2}` would hold the ones before it: \
+                     `exclude` it there, or list other `components` in the job",
+                    directory.name,
+                    directory.path.display(),
+                    job.name
+                );
+                check.fault(&["targets", target.name.as_str(), "url"], text);
+            }
+        }
+    }
+}
+
+/// Without links and `..`, as far as the path exists.
+fn resolved(path: &Path) -> PathBuf {
+    let ancestors = path.ancestors().find_map(|a| Some((a.canonicalize().ok()?, path.strip_prefix(a).ok()?)));
+    // joining nothing would leave a slash at the end
+    ancestors.map_or(path.to_owned(), |(real, rest)| real.join(rest).components().collect())
+}
+
+fn is_excluded(globs: &[String], inside: &Path) -> bool {
+    let mut builder = GitignoreBuilder::new("");
+    for glob in globs {
+        if builder.add_line(None, glob).is_err() {
+            return false;
+        }
+    }
+    !inside.as_os_str().is_empty() && builder.build().is_ok_and(|g| g.matched_path_or_any_parents(inside, true).is_ignore())
+}
