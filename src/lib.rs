@@ -7,11 +7,14 @@
 //! cli    → catalog  → restore plan → storage → pipeline → component (restorer)
 //! ```
 
+pub mod assembly;
 pub mod catalog;
 pub mod chain;
+pub mod cli;
 pub mod clock;
 pub mod component;
 pub mod config;
+pub mod error;
 pub mod job;
 pub mod manifest;
 pub mod name;

@@ -1,0 +1,83 @@
+//! From settings to working parts: the one place that knows every kind of component and target.
+
+use std::sync::Arc;
+
+use crate::component::directory::{DirectoryOptions, DirectoryRestorer, DirectorySource};
+use crate::component::postgres::source::PostgresSource;
+use crate::component::redis::{Method, RedisOptions, RedisRestorer, RedisSource};
+use crate::component::{Restorer, Source};
+use crate::config::{ComponentOptions, JobSettings, Settings};
+use crate::job::Job;
+use crate::manifest::Kind;
+use crate::name::{ComponentName, TargetName};
+use crate::storage::{Access, StorageError, Target, TargetOptions};
+
+/// The source of a component.
+pub fn source(options: &ComponentOptions) -> Arc<dyn Source> {
+    match options {
+        ComponentOptions::Postgres(options) => Arc::new(PostgresSource::new(options.clone())),
+        ComponentOptions::Redis(options) => Arc::new(RedisSource::new(options.clone())),
+        ComponentOptions::Directory(options) => Arc::new(DirectorySource::new(options.clone())),
+    }
+}
+
+/// The restorer of a component that is configured and of the kind that the backup holds.
+pub fn restorer(options: &ComponentOptions, kind: Kind) -> Option<Arc<dyn Restorer>> {
+    match (options, kind) {
+        (ComponentOptions::Redis(options), Kind::Redis) => Some(Arc::new(RedisRestorer::new(options.clone()))),
+        (ComponentOptions::Directory(options), Kind::Directory) => Some(Arc::new(DirectoryRestorer::new(options.clone()))),
+        _ => None,
+    }
+}
+
+/// The restorer of a component that this host's configuration does not know; its destination must be given.
+pub fn unconfigured_restorer(name: ComponentName, kind: Kind) -> Option<Arc<dyn Restorer>> {
+    Some(match kind {
+        Kind::Postgres => return None,
+        Kind::Redis => Arc::new(RedisRestorer::new(RedisOptions {
+            name,
+            url: None,
+            host: None,
+            port: None,
+            username: None,
+            password: None,
+            db: None,
+            tls: false,
+            ca_file: None,
+            method: Method::Auto,
+            rdb_path: None,
+            required: true,
+        })),
+        Kind::Directory => Arc::new(DirectoryRestorer::new(DirectoryOptions {
+            name,
+            path: "/".into(),
+            exclude: Vec::new(),
+            skip_unreadable: false,
+            required: true,
+        })),
+    })
+}
+
+/// Opens the targets that are named; secrets are read now.
+pub fn targets<'a>(
+    settings: &'a Settings,
+    names: impl IntoIterator<Item = &'a TargetName>,
+    access: Access,
+) -> Vec<(TargetName, Result<Target, StorageError>)> {
+    let options = |name: &TargetName| -> Option<&TargetOptions> { settings.targets.iter().find(|t| t.name == *name) };
+    names.into_iter().filter_map(options).map(|o| (o.name.clone(), Target::open(o, access))).collect()
+}
+
+/// A job for one run.
+pub fn job(settings: &Settings, job: &JobSettings) -> Job {
+    let component = |name: &ComponentName| settings.components.iter().find(|c| c.name() == name);
+    Job {
+        name: job.name.clone(),
+        sources: job.components.iter().filter_map(component).map(source).collect(),
+        targets: targets(settings, &job.targets, Access::Write),
+        policy: job.policy,
+        codec: job.codec,
+        stall_timeout: job.stall_timeout,
+        timeout: job.timeout,
+    }
+}

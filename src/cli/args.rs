@@ -1,0 +1,176 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::name::{ComponentName, JobName, TargetName};
+
+/// Backups of PostgreSQL, Redis and directories, streamed to object stores, restorable with stock tools.
+#[derive(Debug, Parser)]
+#[command(name = "backstay", version, propagate_version = true, after_help = EXIT_CODES)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done · 1 unexpected failure · 2 usage, or not confirmed · 3 incomplete: a component, target or deletion \
+failed · 10 no such backup, target, job or component · 11 busy · 12 integrity: stored bytes do not match · 78 invalid configuration · 130 cancelled";
+
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Global {
+    /// Configuration file [default: $BACKSTAY_CONFIG, ./config/backstay.toml, /etc/backstay/backstay.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Form of the log on stderr
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(super) log_format: LogFormat,
+    /// Log more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    pub(super) verbose: u8,
+    /// Log errors only
+    #[arg(short, long, global = true)]
+    pub(super) quiet: bool,
+    /// Show no progress on a terminal
+    #[arg(long, global = true)]
+    pub(super) no_progress: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run jobs by their schedules until stopped
+    #[command(visible_alias = "daemon")]
+    Worker,
+    /// Run one job now
+    Backup(BackupArgs),
+    /// List backups
+    #[command(visible_alias = "list")]
+    Listbackups(ListArgs),
+    /// Restore a backup by its name
+    Restore(RestoreArgs),
+    /// Apply retention now
+    Prune(PruneArgs),
+    /// Check configuration, connections, client versions, space, permissions and next run times
+    Check(CheckArgs),
+    /// Show, explain or begin a configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Exit 0 while the worker lives and no job is overdue or failing
+    Healthcheck,
+    /// Print shell completions
+    Completions { shell: Shell },
+    /// Print the manual page (roff)
+    Man,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct BackupArgs {
+    /// The job; may be left out if there is only one, or one named `default`
+    pub(super) job: Option<JobName>,
+    /// Only these components
+    #[arg(long, value_delimiter = ',', value_name = "COMPONENT")]
+    pub(super) only: Vec<ComponentName>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
+    /// Only backups of this job
+    #[arg(long)]
+    pub(super) job: Option<JobName>,
+    /// Only this target
+    #[arg(long)]
+    pub(super) target: Option<TargetName>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RestoreArgs {
+    /// Accepted for compatibility with authentik's old command
+    #[arg(short = 'i')]
+    pub(super) _interactive: bool,
+    /// Name of a backup, or `latest`: the newest complete one
+    pub(super) name: String,
+    /// Only these components
+    #[arg(long, value_delimiter = ',', value_name = "COMPONENT")]
+    pub(super) only: Vec<ComponentName>,
+    /// For `latest`: of this job
+    #[arg(long)]
+    pub(super) job: Option<JobName>,
+    /// Read from this target
+    #[arg(long)]
+    pub(super) target: Option<TargetName>,
+    /// Restore a component elsewhere: `postgres=postgres://host/newname`, `media=/tmp/look`, `redis=file:///tmp/dump.rdb`
+    #[arg(long, value_name = "COMPONENT=DESTINATION")]
+    pub(super) into: Vec<String>,
+    /// Print what would happen, and stop
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Keep what is replaced, under another name
+    #[arg(long)]
+    pub(super) keep_old: bool,
+    /// Do not ask
+    #[arg(long, alias = "noinput")]
+    pub(super) yes: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PruneArgs {
+    /// Only this job [default: all jobs]
+    #[arg(long)]
+    pub(super) job: Option<JobName>,
+    /// Only this target
+    #[arg(long)]
+    pub(super) target: Option<TargetName>,
+    /// Print what would be kept and removed, and why; remove nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckArgs {
+    /// Only the configuration; connect to nothing
+    #[arg(long)]
+    pub(super) config_only: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Print every value and the layer it came from; secrets as ***
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of the configuration
+    Schema,
+    /// Write a commented example
+    Init {
+        /// Where to; an existing file is never overwritten [default: config/backstay.toml]
+        path: Option<PathBuf>,
+    },
+}

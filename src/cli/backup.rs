@@ -1,0 +1,99 @@
+//! `backup`: one run, now.
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::args::{BackupArgs, Global};
+use super::progress::Progress;
+use super::{choose_job, output};
+use crate::clock::SystemClock;
+use crate::config::Settings;
+use crate::error::Error;
+use crate::job::{self, Report, Request};
+use crate::manifest::ComponentStatus;
+use crate::pipeline::Engine;
+use crate::{assembly, manifest};
+
+pub(super) async fn run(global: &Global, settings: &Settings, args: BackupArgs, cancel: &CancellationToken) -> Result<(), Error> {
+    let job = assembly::job(settings, choose_job(settings, args.job.as_ref())?);
+    let engine = Engine::for_this_machine();
+    let progress = Progress::show(global, "read", engine.progress.clone());
+    let request = Request { only: args.only, slot: None };
+    let report = job::run(job, request, &engine, &SystemClock, cancel).await;
+    drop(progress);
+    let report = report?;
+    if args.json {
+        output::json(&to_json(&report))?;
+    } else {
+        print(&report)?;
+    }
+    verdict(&report)
+}
+
+/// Exit code 3 unless everything that was asked for is stored everywhere.
+fn verdict(report: &Report) -> Result<(), Error> {
+    if report.is_whole() {
+        return Ok(());
+    }
+    Err(Error::Incomplete(format!("the backup is incomplete: {}", report.shortcomings().join("; "))))
+}
+
+fn print(report: &Report) -> Result<(), Error> {
+    let manifest = &report.manifest;
+    let stored: Vec<&str> = report.targets.iter().filter(|t| t.failure.is_none()).map(|t| t.name.as_str()).collect();
+    output::answer(&format!("{} ({}) in {}", manifest.name, status_word(manifest.status), stored.join(", ")))?;
+    for component in &manifest.components {
+        let line = match component.status {
+            ComponentStatus::Complete => format!(
+                "  {}: {}, stored {}, {:.1} s",
+                component.name,
+                output::size(component.raw_bytes()),
+                output::size(component.stored_bytes()),
+                component.seconds
+            ),
+            status => format!("  {}: {}: {}", component.name, status.as_str(), component.reason.as_deref().unwrap_or_default()),
+        };
+        output::answer(&line)?;
+        for warning in &component.warnings {
+            output::answer(&format!("    warning: {warning}"))?;
+        }
+    }
+    for name in &report.pruned {
+        output::answer(&format!("  removed by retention: {name}"))?;
+    }
+    Ok(())
+}
+
+pub(super) fn status_word(status: manifest::Status) -> &'static str {
+    match status {
+        manifest::Status::Complete => "complete",
+        manifest::Status::Partial => "partial",
+    }
+}
+
+fn to_json(report: &Report) -> Value {
+    let stored: Vec<&str> = report.targets.iter().filter(|t| t.failure.is_none()).map(|t| t.name.as_str()).collect();
+    let failed: Vec<Value> = report
+        .targets
+        .iter()
+        .filter(|t| t.failure.is_some() || !t.prune_failures.is_empty())
+        .map(|t| json!({"name": t.name, "reason": t.failure, "retention": t.prune_failures}))
+        .collect();
+    let components: Vec<Value> = report
+        .manifest
+        .components
+        .iter()
+        .map(|c| {
+            json!({
+                "name": c.name, "kind": c.kind, "status": c.status, "reason": c.reason,
+                "raw_bytes": c.raw_bytes(), "stored_bytes": c.stored_bytes(), "uploaded_bytes": c.stored_bytes() * stored.len() as u64,
+                "seconds": c.seconds, "warnings": c.warnings,
+            })
+        })
+        .collect();
+    json!({
+        "name": report.manifest.name, "job": report.manifest.job, "created": report.manifest.created,
+        "status": report.manifest.status, "target": stored.join(","), "targets": stored, "failed_targets": failed,
+        "components": components, "pruned": report.pruned,
+    })
+}

@@ -1,0 +1,144 @@
+//! `check`: everything that can be known before the night.
+
+use bytes::Bytes;
+use chrono::Utc;
+use serde_json::{Value, json};
+
+use super::args::CheckArgs;
+use super::output;
+use crate::assembly;
+use crate::chain::describe;
+use crate::component::ComponentError;
+use crate::config::{Loaded, Settings};
+use crate::error::Error;
+use crate::name::TargetName;
+use crate::storage::{Access, StorageError, Target};
+
+/// How many of a job's next times are shown.
+const TIMES: usize = 3;
+
+struct Finding {
+    subject: String,
+    verdict: Verdict,
+    text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    Skipped,
+    Failed,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Skipped => "skipped",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+pub(super) async fn run(loaded: &Loaded, args: CheckArgs) -> Result<(), Error> {
+    let settings = &loaded.settings;
+    let file = loaded.file.as_ref().map_or("no file; defaults and environment".into(), |f| f.display().to_string());
+    let mut findings = vec![Finding { subject: "configuration".into(), verdict: Verdict::Ok, text: file }];
+    findings.extend(jobs(settings));
+    if !args.config_only {
+        findings.extend(components(settings).await);
+        findings.extend(targets(settings).await);
+    }
+    let failed: Vec<&str> = findings.iter().filter(|f| f.verdict == Verdict::Failed).map(|f| f.subject.as_str()).collect();
+    let result = match failed.as_slice() {
+        [] => Ok(()),
+        failed => Err(Error::Incomplete(format!("the check failed for {}", failed.join(", ")))),
+    };
+    if args.json {
+        let row =
+            |f: &Finding| json!({"subject": f.subject, "ok": f.verdict != Verdict::Failed, "verdict": f.verdict.word(), "text": f.text});
+        output::json(&findings.iter().map(row).collect::<Vec<_>>())?;
+    } else {
+        let row = |f: Finding| vec![f.subject, f.verdict.word().into(), f.text];
+        output::table(&["Subject", "Verdict", "Facts"], findings.into_iter().map(row).collect())?;
+    }
+    result
+}
+
+fn jobs(settings: &Settings) -> Vec<Finding> {
+    let now = Utc::now();
+    let finding = |job: &crate::config::JobSettings| {
+        let text = match &job.schedule {
+            None => "by hand only".to_owned(),
+            Some(schedule) => {
+                let times: Vec<String> = std::iter::successors(schedule.next_after(now), |t| schedule.next_after(*t))
+                    .take(TIMES)
+                    .map(|t| t.with_timezone(&schedule.zone()).format("%Y-%m-%d %H:%M:%S %:z").to_string())
+                    .collect();
+                format!("`{}` ({}): next at {}", schedule.text(), schedule.zone(), times.join(", "))
+            }
+        };
+        Finding { subject: format!("job {}", job.name), verdict: Verdict::Ok, text }
+    };
+    settings.jobs.iter().map(finding).collect()
+}
+
+async fn components(settings: &Settings) -> Vec<Finding> {
+    let checks = settings.components.iter().map(|options| async move {
+        let source = assembly::source(options);
+        let subject = format!("{} {}", source.kind().as_str(), source.name());
+        match source.check().await {
+            Ok(facts) => {
+                let text = facts.iter().map(|(k, v)| format!("{k} {}", plain(v))).collect::<Vec<_>>().join(", ");
+                Finding { subject, verdict: Verdict::Ok, text }
+            }
+            Err(error @ ComponentError::Absent(_)) => Finding { subject, verdict: Verdict::Skipped, text: describe(&error) },
+            Err(error) => Finding { subject, verdict: Verdict::Failed, text: explain(&error, error.advice()) },
+        }
+    });
+    futures_util::future::join_all(checks).await
+}
+
+/// A fact in a line; what is nested is only named in the manifest.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" "),
+        Value::Object(members) => members.keys().cloned().collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
+async fn targets(settings: &Settings) -> Vec<Finding> {
+    let names = settings.targets.iter().map(|t| &t.name);
+    let checks = assembly::targets(settings, names, Access::Write).into_iter().map(|(name, target)| async move {
+        let subject = format!("target {name}");
+        match write_and_delete(&name, target).await {
+            Ok(text) => Finding { subject, verdict: Verdict::Ok, text },
+            Err(error) => Finding { subject, verdict: Verdict::Failed, text: explain(&error, error.advice()) },
+        }
+    });
+    futures_util::future::join_all(checks).await
+}
+
+/// The least that a run needs: list, create, refuse a second create, read, delete.
+async fn write_and_delete(name: &TargetName, target: Result<Target, StorageError>) -> Result<String, StorageError> {
+    let target = target?;
+    target.probe().await?;
+    let key = target.layout().check(&uuid::Uuid::new_v4().to_string());
+    let bytes = Bytes::from_static(b"backstay check\n");
+    target.create(&key, bytes.clone(), "text/plain").await?;
+    let second = target.create(&key, Bytes::from_static(b"another\n"), "text/plain").await;
+    target.delete(&key).await?;
+    let create_only = match second {
+        Err(StorageError::Occupied { .. }) => "create-only writes honoured",
+        _ => "create-only writes NOT honoured: only the lease keeps two hosts apart",
+    };
+    let space = target.free_space().map_or(String::new(), |free| format!(", {} free", output::size(free)));
+    tracing::debug!(target = %name, "checked");
+    Ok(format!("list, write, read and delete work, {create_only}{space}"))
+}
+
+fn explain(error: &(dyn std::error::Error + 'static), advice: Option<String>) -> String {
+    [Some(describe(error)), advice].into_iter().flatten().collect::<Vec<_>>().join(". ")
+}

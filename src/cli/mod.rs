@@ -1,0 +1,142 @@
+//! The command line: one short function a verb. [`output`] is the only place that prints.
+
+mod args;
+mod backup;
+mod check;
+mod config;
+mod list;
+mod output;
+mod progress;
+mod prune;
+mod restore;
+mod worker;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use rustix::fs::Mode;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{JobSettings, LoadOptions, Loaded, Settings, load};
+use crate::error::Error;
+use crate::name::{JobName, TargetName};
+use args::{Args, Command, ConfigCommand, Global, LogFormat};
+
+/// Runs the program with `args`, the name first.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            output::usage(&error);
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    // reqwest is built without a provider of its own, so that no second crypto library comes in; a second call changes nothing
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    start_logging(&args.global);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(source) => return finish(Err(Error::Io { action: "start the async runtime".into(), source })),
+    };
+    let result = runtime.block_on(dispatch(args));
+    // a stuck blocking read must not keep a finished command alive
+    runtime.shutdown_background();
+    finish(result)
+}
+
+fn finish(result: Result<(), Error>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::failure(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn dispatch(args: Args) -> Result<(), Error> {
+    let global = args.global;
+    match args.command {
+        Command::Worker => worker::run(&global).await,
+        Command::Backup(backup) => backup::run(&global, &load_config(&global)?.settings, backup, &cancel_on_signal()).await,
+        Command::Listbackups(list) => list::run(&load_config(&global)?.settings, list).await,
+        Command::Restore(restore) => restore::run(&global, &load_config(&global)?.settings, restore, &cancel_on_signal()).await,
+        Command::Prune(prune) => prune::run(&load_config(&global)?.settings, prune).await,
+        Command::Check(check) => check::run(&load_config(&global)?, check).await,
+        Command::Config { command } => match command {
+            ConfigCommand::Init { path } => config::init(path.as_deref()),
+            ConfigCommand::Schema => config::schema(),
+            ConfigCommand::Show { json } => config::show(&load_config(&global)?, json),
+        },
+        Command::Healthcheck => worker::healthcheck(&load_config(&global)?.settings).await,
+        Command::Completions { shell } => output::completions(shell, &mut Args::command()),
+        Command::Man => output::man(Args::command()),
+    }
+}
+
+fn load_config(global: &Global) -> Result<Loaded, Error> {
+    Ok(load(&LoadOptions::from_process(global.config.clone()))?)
+}
+
+/// Cancelled by the first SIGINT or SIGTERM. A second one ends the process at once, with what is under way left to the sweep.
+fn cancel_on_signal() -> CancellationToken {
+    let cancel = CancellationToken::new();
+    let token = cancel.clone();
+    tokio::spawn(async move {
+        output::stop_signal().await;
+        tracing::warn!("stopping; a second signal stops at once");
+        token.cancel();
+        output::stop_signal().await;
+        std::process::exit(130);
+    });
+    cancel
+}
+
+fn start_logging(global: &Global) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn,backstay=info",
+        (false, 1) => "info,backstay=debug",
+        (false, _) => "debug,backstay=trace",
+    };
+    let filter = EnvFilter::try_from_env("BACKSTAY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // a second subscriber is only possible in tests that run the command line twice in one process
+    let _ = match global.log_format {
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+    };
+}
+
+/// The job that a command means: the one that was named, or the only one, or `default`.
+fn choose_job<'a>(settings: &'a Settings, name: Option<&JobName>) -> Result<&'a JobSettings, Error> {
+    let names = || settings.jobs.iter().map(|j| j.name.as_str()).collect::<Vec<_>>().join(", ");
+    match name {
+        Some(name) => settings.jobs.iter().find(|j| j.name == *name).ok_or_else(|| Error::NotFound {
+            what: format!("there is no job `{name}`"),
+            advice: Some(format!("The jobs are: {}.", names())),
+        }),
+        None if settings.jobs.len() == 1 => Ok(&settings.jobs[0]),
+        None => settings
+            .jobs
+            .iter()
+            .find(|j| j.name.as_str() == "default")
+            .ok_or_else(|| Error::Usage { what: "which job?".into(), advice: Some(format!("Name one of: {}.", names())) }),
+    }
+}
+
+/// The targets that a command means: the one that was named, or all.
+fn choose_targets<'a>(settings: &'a Settings, name: Option<&'a TargetName>) -> Result<Vec<&'a TargetName>, Error> {
+    let all: Vec<&TargetName> = settings.targets.iter().map(|t| &t.name).collect();
+    match name {
+        None => Ok(all),
+        Some(name) if all.contains(&name) => Ok(vec![name]),
+        Some(name) => Err(Error::NotFound {
+            what: format!("there is no target `{name}`"),
+            advice: Some(format!("The targets are: {}.", all.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", "))),
+        }),
+    }
+}

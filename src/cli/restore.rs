@@ -1,0 +1,198 @@
+//! `restore`: finds the backup, plans, asks, carries out.
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::args::{Global, RestoreArgs};
+use super::progress::Progress;
+use super::{list, output};
+use crate::assembly;
+use crate::catalog::{Catalog, CatalogError, Entry};
+use crate::chain::describe;
+use crate::component::{Destination, RestoreOptions};
+use crate::config::Settings;
+use crate::error::Error;
+use crate::manifest::{ComponentStatus, Manifest, Status};
+use crate::name::{BackupName, ComponentName, JobName};
+use crate::pipeline;
+use crate::restore::{Part, Restore};
+use crate::storage::Target;
+
+pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs, cancel: &CancellationToken) -> Result<(), Error> {
+    let destinations = args.into.iter().map(|text| parse_destination(text)).collect::<Result<Vec<_>, _>>()?;
+    let (catalogs, unread) = list::open(settings, args.target.as_ref())?;
+    let (target, manifest) = match args.name.as_str() {
+        "latest" => latest(&catalogs, unread, args.job.as_ref(), &args.only).await?,
+        name => named(&catalogs, unread, name).await?,
+    };
+    let progress = pipeline::Progress::default();
+    let parts = parts(settings, &manifest, &args, destinations)?;
+    let restore = Restore::new(&target, manifest, parts, progress.clone())?;
+    let plan = restore.plan().await?;
+
+    let say: fn(&str) -> Result<(), Error> = if args.dry_run && !args.json {
+        output::answer
+    } else {
+        |line| {
+            output::story(line);
+            Ok(())
+        }
+    };
+    say(&format!("Restore {} from target {}:", restore.manifest().name, target.name()))?;
+    for (component, plan) in &plan {
+        say(&format!("  {component}:"))?;
+        plan.steps.iter().try_for_each(|step| say(&format!("    {step}")))?;
+    }
+    if args.dry_run {
+        if args.json {
+            let components = plan.iter().map(|(name, plan)| json!({"name": name, "steps": plan.steps})).collect::<Vec<_>>();
+            output::json(&json!({"name": restore.manifest().name, "target": target.name(), "components": components}))?;
+        }
+        return Ok(());
+    }
+    if !args.yes {
+        confirmed()?;
+    }
+
+    let shown = Progress::show(global, "fetched", progress);
+    let restored = restore.execute(cancel).await;
+    drop(shown);
+    let restored = restored?;
+    if args.json {
+        let components = restored.iter().map(|(name, r)| json!({"name": name, "done": r.done, "warnings": r.warnings})).collect::<Vec<_>>();
+        return output::json(&json!({"name": restore.manifest().name, "target": target.name(), "components": components}));
+    }
+    for (component, restored) in restored {
+        restored.done.iter().try_for_each(|line| output::answer(&format!("{component}: {line}")))?;
+        restored.warnings.iter().try_for_each(|line| output::answer(&format!("{component}: warning: {line}")))?;
+    }
+    Ok(())
+}
+
+fn confirmed() -> Result<(), Error> {
+    match output::confirm("Are you sure you want to continue?") {
+        Some(true) => Ok(()),
+        Some(false) => Err(Error::Usage { what: "not confirmed; nothing was changed".into(), advice: None }),
+        None => Err(Error::Usage {
+            what: "a restore needs confirmation, and there is no terminal to ask on; nothing was changed".into(),
+            advice: Some("Give --yes to restore without being asked.".into()),
+        }),
+    }
+}
+
+fn parse_destination(text: &str) -> Result<(ComponentName, String), Error> {
+    let usage = || Error::Usage {
+        what: format!("`--into {}` is not COMPONENT=DESTINATION", text.split_once('=').map_or("…", |(name, _)| name)),
+        advice: Some("For example `--into media=/tmp/look`.".into()),
+    };
+    let (name, to) = text.split_once('=').ok_or_else(usage)?;
+    if to.is_empty() {
+        return Err(usage());
+    }
+    Ok((name.parse().map_err(|_| usage())?, to.to_owned()))
+}
+
+async fn named(catalogs: &[Catalog], unread: Vec<String>, text: &str) -> Result<(Target, Manifest), Error> {
+    let mut trouble = unread;
+    let mut damaged = None;
+    if let Ok(name) = text.parse::<BackupName>() {
+        for catalog in catalogs {
+            match catalog.find(&name).await {
+                Ok(manifest) => return Ok((catalog.target().clone(), manifest)),
+                Err(CatalogError::NotFound(_)) => {}
+                Err(error @ CatalogError::Damaged { .. }) => damaged = Some(error),
+                Err(CatalogError::Storage(error)) => trouble.push(describe(&error)),
+            }
+        }
+    }
+    if let Some(error) = damaged {
+        return Err(error.into());
+    }
+    Err(not_found(format!("there is no backup `{text}`"), trouble))
+}
+
+/// The newest complete backup of one job that holds what is asked for.
+async fn latest(
+    catalogs: &[Catalog],
+    unread: Vec<String>,
+    job: Option<&JobName>,
+    only: &[ComponentName],
+) -> Result<(Target, Manifest), Error> {
+    let mut trouble = unread;
+    let mut found: Vec<(Target, Manifest)> = Vec::new();
+    for catalog in catalogs {
+        match catalog.list(job).await {
+            Ok(entries) => {
+                let sound = entries.into_iter().filter_map(|e| if let Entry::Sound(m) = e { Some(*m) } else { None });
+                found.extend(sound.filter(|m| serves(m, only)).map(|m| (catalog.target().clone(), m)));
+            }
+            Err(error) => trouble.push(describe(&error)),
+        }
+    }
+    if !trouble.is_empty() {
+        // an unreachable target may hold a newer one: `latest` would lie
+        return Err(Error::Incomplete(format!("which backup is the latest cannot be told: {}", trouble.join("; "))));
+    }
+    let mut jobs: Vec<&JobName> = found.iter().map(|(_, m)| &m.job).collect();
+    jobs.sort();
+    jobs.dedup();
+    if jobs.len() > 1 {
+        let jobs = jobs.iter().map(|j| j.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(Error::Usage { what: "`latest` of which job?".into(), advice: Some(format!("Give --job with one of: {jobs}.")) });
+    }
+    // of equal names the first target wins, as it is configured
+    found.reverse();
+    found.into_iter().max_by(|(_, a), (_, b)| a.name.cmp(&b.name)).ok_or_else(|| not_found("there is no complete backup".into(), trouble))
+}
+
+fn serves(manifest: &Manifest, only: &[ComponentName]) -> bool {
+    let holds = |name: &ComponentName| manifest.component(name).is_some_and(|c| c.status == ComponentStatus::Complete);
+    manifest.status == Status::Complete && if only.is_empty() { manifest.only.is_empty() } else { only.iter().all(holds) }
+}
+
+fn not_found(what: String, trouble: Vec<String>) -> Error {
+    if trouble.is_empty() {
+        return Error::NotFound { what, advice: Some("`listbackups` shows what there is.".into()) };
+    }
+    Error::Incomplete(format!("{what} in the targets that could be read; others could not: {}", trouble.join("; ")))
+}
+
+/// What to restore: what was asked for, or everything that the backup holds.
+fn parts(
+    settings: &Settings,
+    manifest: &Manifest,
+    args: &RestoreArgs,
+    mut destinations: Vec<(ComponentName, String)>,
+) -> Result<Vec<Part>, Error> {
+    let held = manifest.components.iter().filter(|c| c.status == ComponentStatus::Complete);
+    let lost: Vec<&str> = manifest.components.iter().filter(|c| c.status == ComponentStatus::Failed).map(|c| c.name.as_str()).collect();
+    if args.only.is_empty() && !lost.is_empty() {
+        output::story(&format!("This backup is partial: it lacks {}, which stays as it is.", lost.join(", ")));
+    }
+    let names: Vec<ComponentName> = if args.only.is_empty() { held.map(|c| c.name.clone()).collect() } else { args.only.clone() };
+    let mut parts = Vec::new();
+    for name in names {
+        let kind = manifest.component(&name).map(|c| c.kind).ok_or_else(|| Error::NotFound {
+            what: format!("backup `{}` holds no component `{name}`", manifest.name),
+            advice: Some(format!("It holds: {}.", manifest.components.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", "))),
+        })?;
+        let into = destinations.iter().position(|(n, _)| *n == name).map(|at| destinations.swap_remove(at).1);
+        let configured = settings.components.iter().find(|c| *c.name() == name).and_then(|c| assembly::restorer(c, kind));
+        let elsewhere = || into.as_ref().and_then(|_| assembly::unconfigured_restorer(name.clone(), kind));
+        let restorer = match configured.or_else(elsewhere) {
+            Some(restorer) => restorer,
+            None => {
+                return Err(Error::Usage {
+                    what: format!("component `{name}` is not configured here as a {} component: where should it go?", kind.as_str()),
+                    advice: Some(format!("Give --into {name}=DESTINATION, leave it out with --only, or configure it.")),
+                });
+            }
+        };
+        let to = into.map_or(Destination::Configured, Destination::Into);
+        parts.push(Part { restorer, options: RestoreOptions { to, keep_old: args.keep_old } });
+    }
+    if let Some((name, _)) = destinations.first() {
+        return Err(Error::Usage { what: format!("`--into {name}=…` names a component that is not restored"), advice: None });
+    }
+    Ok(parts)
+}
