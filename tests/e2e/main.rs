@@ -3,5 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "redis/mod.rs"]
+mod redis_component;
 mod servers;
 mod worker;

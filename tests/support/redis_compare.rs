@@ -45,6 +45,8 @@ impl Keyspace {
         let name = format!("db{database} {}", key.escape_ascii());
         let kind: String = ask(connection, cmd("TYPE").arg(key));
         let encoding: String = ask(connection, cmd("OBJECT").arg("ENCODING").arg(key));
+        // which of the two a short string has depends on how it came to be
+        let encoding = if encoding == "embstr" { "raw".to_owned() } else { encoding };
         let mut read = |command: &mut Cmd| -> Value { ask(connection, command) };
         let value = match kind.as_str() {
             "string" => canonical(&read(cmd("GET").arg(key)), false),

@@ -51,6 +51,8 @@ pub enum RedisError {
     NoWay { at: String, reply: String },
     #[error("method is bgsave, but rdb_path is not set")]
     NoRdbPath,
+    #[error("Redis at {at} agreed to send its RDB, but closed the connection instead")]
+    NoRdb { at: String },
     #[error("BGSAVE on Redis at {at} failed: the server says {status}")]
     SaveFailed { at: String, status: String },
     #[error("{path} did not change when Redis at {at} had saved")]
@@ -68,6 +70,8 @@ pub enum RedisError {
     Stored(#[source] io::Error),
     #[error("the backup's RDB is not sound")]
     Damaged(#[source] RdbFault),
+    #[error("the backup's RDB has {bytes} bytes, but its manifest says {noted}")]
+    Length { bytes: u64, noted: u64 },
     #[error("{server} cannot load RDB version {rdb}: it reads {reads}")]
     TooNew { server: String, rdb: u32, reads: String },
     #[error("the RDB needs the module(s) {modules}, which Redis at {at} has not loaded")]
@@ -136,7 +140,7 @@ impl RedisError {
                 "Allow PSYNC and REPLCONF, or set rdb_path to the server's dump.rdb (mounted where this program can read it) and allow BGSAVE."
             }
             Self::Cluster { .. } => "Redis Cluster is not supported yet: each shard is a server of its own, without a common moment.",
-            Self::SaveFailed { .. } => {
+            Self::SaveFailed { .. } | Self::NoRdb { .. } => {
                 "Look into the server's log: mostly its disk is full or not writable, or memory cannot be overcommitted."
             }
             Self::NotItsFile { .. } => "Set rdb_path to the file that CONFIG GET dir and CONFIG GET dbfilename name, as seen from here.",

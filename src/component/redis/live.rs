@@ -146,11 +146,14 @@ async fn load(
     let address = master.address().map_err(listen)?;
     let borrowed = Borrowed::of(&mut control, &master.password).await?;
     let (host, port) = (address.ip().to_string(), address.port().to_string());
-    let loaded = match control.call(&["REPLICAOF"], &[&host, &port]).await {
-        Ok(_) => serve(&mut control, &master, rdb, length, keys, cancel).await,
-        Err(error) => Err(error.into()),
+    let (loaded, reset) = match control.call(&["REPLICAOF"], &[&host, &port]).await {
+        Err(error @ RedisError::Refused { .. }) => (Err(error.into()), borrowed.give_back(&mut control).await),
+        Err(error) => (Err(error.into()), reset(endpoint, control, &borrowed).await),
+        Ok(_) => {
+            let loaded = serve(&mut control, &master, rdb, length, keys, cancel).await;
+            (loaded, reset(endpoint, control, &borrowed).await)
+        }
     };
-    let reset = reset(endpoint, control, &borrowed).await;
     match (loaded, reset) {
         (loaded, Ok(())) => loaded,
         (Ok(_), Err(source)) => Err(Failed { error: RedisError::NotReset { at, source: Box::new(source) }.into(), dropped: true }),
@@ -163,11 +166,13 @@ async fn load(
 
 /// Makes the server its own master again, on a new connection if the old one broke.
 async fn reset(endpoint: &Endpoint, mut control: Control, borrowed: &Borrowed) -> Result<(), RedisError> {
-    if control.call(&["REPLICAOF", "NO", "ONE"], &[]).await.is_err() {
+    let mut alone = control.call(&["REPLICAOF", "NO", "ONE"], &[]).await;
+    if alone.is_err() {
         control = Control::open(endpoint).await?;
-        control.call(&["REPLICAOF", "NO", "ONE"], &[]).await?;
+        alone = control.call(&["REPLICAOF", "NO", "ONE"], &[]).await;
     }
-    borrowed.give_back(&mut control).await
+    borrowed.give_back(&mut control).await?;
+    alone.map(drop)
 }
 
 async fn serve(

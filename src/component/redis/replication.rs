@@ -59,9 +59,19 @@ pub async fn resync(endpoint: &Endpoint, transfer: Transfer) -> Result<Resync, R
     connection.wire.write_all(&command(&[b"PSYNC", b"?", b"-1"])).await.map_err(failed)?;
     connection.wire.flush().await.map_err(failed)?;
     let answer = spoken(&mut connection).await.map_err(failed)?;
+    if answer.contains("BGSAVE failed") {
+        return Err(RedisError::NoRdb { at });
+    }
     let refused = |reply: String| RedisError::Refused { at: at.clone(), command: "PSYNC", reply };
     let (replication_id, offset) = full_resync(&answer).map_err(refused)?;
-    let header = spoken(&mut connection).await.map_err(failed)?;
+    let header = spoken(&mut connection).await.map_err(|source| match source.kind() {
+        // That is all that a server says when the save for us has failed.
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => RedisError::NoRdb { at: at.clone() },
+        _ => failed(source),
+    })?;
+    if header.contains("BGSAVE failed") {
+        return Err(RedisError::NoRdb { at });
+    }
     let frame = Frame::parse(&header).map_err(refused)?;
     Ok(Resync { replication_id, offset, stream: RdbStream { connection, frame } })
 }

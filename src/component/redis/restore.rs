@@ -106,6 +106,9 @@ impl RedisRestorer {
         };
         let info = fit(&mut Control::open(&endpoint).await?, &part.component).await?;
         let summary = prove(open().await.map_err(RedisError::Stored)?).await?;
+        if summary.bytes != artifact.raw_bytes {
+            return Err(RedisError::Length { bytes: summary.bytes, noted: artifact.raw_bytes }.into());
+        }
         // Both a rehearsal of what `publish` does, and the surest word on what this server reads: it is what it writes.
         let kept = Kept::of(&endpoint).await?;
         loads(&info, summary.version, Some(kept.summary.version))?;

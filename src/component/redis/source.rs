@@ -142,15 +142,10 @@ impl RedisSource {
     }
 
     async fn replicate(&self, endpoint: &Endpoint, info: &Info, notes: &Notes) -> Result<ByteStream, RedisError> {
-        let disk = match info.text("rdb_last_bgsave_status") {
-            Some("err") => Transfer::Diskless,
-            _ => Transfer::Disk,
-        };
-        let resync = match resync(endpoint, disk).await {
-            // Its disk turned out to be full or not writable.
-            Err(RedisError::Refused { reply, .. }) if disk == Transfer::Disk && reply.contains("BGSAVE failed") => {
-                resync(endpoint, Transfer::Diskless).await?
-            }
+        let known_bad = info.is("rdb_last_bgsave_status", "err");
+        let resync = match resync(endpoint, if known_bad { Transfer::Diskless } else { Transfer::Disk }).await {
+            // Its disk may have turned out to be full or not writable. From its memory it can still send.
+            Err(RedisError::NoRdb { .. }) if !known_bad => resync(endpoint, Transfer::Diskless).await?,
             other => other?,
         };
         notes.fact("method", "replication");

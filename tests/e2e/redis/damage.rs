@@ -1,0 +1,139 @@
+//! Damage on the way: nothing incomplete is stored, and a target keeps what it has.
+
+use std::{fs, io};
+
+use backstay::component::redis::{RedisOptions, RedisRestorer, RedisSource};
+use backstay::component::{Destination, RestoreOptions, Restorer, RunContext, Source};
+use tokio::io::AsyncReadExt;
+
+use super::common::{Backup, fill, noise, options, told};
+use crate::support::{Keyspace, Redis, Version, assert_same_keys};
+
+/// Its data is that, and it is a master with its own settings, that lives.
+fn unharmed(server: &Redis, before: &Keyspace) {
+    assert!(server.cli(&["ROLE"]).starts_with("master"));
+    assert_eq!(server.cli(&["CONFIG", "GET", "masterauth"]).trim_end(), "masterauth");
+    assert_same_keys(before, &Keyspace::of(server));
+    assert_eq!(server.cli(&["SET", "written", "after"]), "OK");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_killed_in_the_middle_of_its_rdb_is_an_error() {
+    for (version, args) in [
+        (Version::V6_2, &[][..]),
+        (Version::V7_0, &[]),
+        (Version::V8_2, &[]),
+        // the marker's way
+        (Version::V7_0, &["--repl-diskless-sync-delay", "0"]),
+    ] {
+        let mut server = Redis::start(version, args);
+        let mut connection = server.connect();
+        let value = noise(32 << 20);
+        for n in 0..4 {
+            redis::cmd("SET").arg(n).arg(&value).exec(&mut connection).expect("set");
+        }
+        if !args.is_empty() {
+            fs::remove_dir_all(server.dir()).expect("its disk is gone");
+        }
+        let run = RunContext::default();
+        let artifact = RedisSource::new(options(&server.url())).open(&run).await.expect("open").remove(0);
+        let mut stream = artifact.open.await.unwrap_or_else(|e| panic!("{}", told(&e)));
+        let mut some = vec![0; 1 << 20];
+        stream.read_exact(&mut some).await.expect("the first bytes");
+        server.stop();
+        let error = stream.read_to_end(&mut Vec::new()).await.expect_err("it cannot be whole");
+        assert!(matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset), "{error:?}");
+        assert!(!run.notes.take().0.contains_key("rdb_version"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_or_a_cut_never_reaches_a_server() {
+    let source = Redis::start(Version::V7_0, &[]);
+    fill(&source);
+    let sound = Backup::of_server(&source).await;
+    let target = Redis::start(Version::V7_0, &[]);
+    target.cli(&["SET", "old", "data"]);
+    let before = Keyspace::of(&target);
+    let mut flipped = sound.rdb.to_vec();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    let cut = sound.rdb[..middle].to_vec();
+    for damaged in [flipped, cut, Vec::new(), b"REDIS0010".to_vec()] {
+        let mut backup = sound.clone();
+        backup.store(damaged);
+        let said = told(&backup.stage(options(&target.url()), Destination::Configured).await.err().expect("damaged"));
+        assert!(said.contains("not sound"), "{said}");
+    }
+    unharmed(&target, &before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_read_that_fails_leaves_the_old_data() {
+    for version in Version::ALL {
+        let source = Redis::start(version, &[]);
+        fill(&source);
+        let backup = Backup::of_server(&source).await;
+        let target = Redis::start(version, &["--repl-diskless-load", "swapdb"]);
+        target.cli(&["SET", "old", "data"]);
+        let before = Keyspace::of(&target);
+        let restorer = RedisRestorer::new(options(&target.url()));
+        let mut staged =
+            restorer.stage(&backup.stored(1), &RestoreOptions::default(), &RunContext::default()).await.expect("the first read is sound");
+        let said = told(&staged.publish().await.expect_err("the second is not"));
+        assert!(said.contains("the hash does not match"), "{said}");
+        staged.undo().await.expect("undone");
+        assert_eq!(target.cli(&["CONFIG", "GET", "repl-diskless-load"]), "repl-diskless-load\nswapdb");
+        unharmed(&target, &before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_with_another_length_leaves_the_old_data() {
+    let source = Redis::start(Version::V7_0, &[]);
+    fill(&source);
+    let backup = Backup::of_server(&source).await;
+    let target = Redis::start(Version::V7_0, &[]);
+    target.cli(&["SET", "old", "data"]);
+    let before = Keyspace::of(&target);
+    for raw_bytes in [backup.rdb.len() as u64 - 1, backup.rdb.len() as u64 + 1] {
+        let mut backup = backup.clone();
+        backup.part.artifacts[0].raw_bytes = raw_bytes;
+        let said = told(&backup.stage(options(&target.url()), Destination::Configured).await.err().expect("another length"));
+        assert!(said.contains("bytes"), "{said}");
+    }
+    unharmed(&target, &before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_a_restore_leaves_the_old_data() {
+    let source = Redis::start(Version::V7_0, &[]);
+    fill(&source);
+    let backup = Backup::of_server(&source).await;
+    let target = Redis::start(Version::V7_0, &[]);
+    target.cli(&["SET", "old", "data"]);
+    let before = Keyspace::of(&target);
+    let run = RunContext::default();
+    let restorer = RedisRestorer::new(options(&target.url()));
+    let mut staged = restorer.stage(&backup.stored(usize::MAX), &RestoreOptions::default(), &run).await.expect("staged");
+    run.cancel.cancel();
+    assert!(staged.publish().await.is_err());
+    staged.undo().await.expect("undone");
+    unharmed(&target, &before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_may_not_become_a_replica_keeps_its_settings() {
+    let source = Redis::start(Version::V7_0, &[]);
+    let backup = Backup::of_server(&source).await;
+    let target = Redis::start(Version::V7_0, &["--repl-diskless-load", "swapdb"]);
+    target.cli(&["SET", "old", "data"]);
+    target.cli(&["ACL", "SETUSER", "partial", "on", ">pw", "~*", "+@all", "-replicaof", "-slaveof"]);
+    let before = Keyspace::of(&target);
+    let url = target.url().replace("redis://", "redis://partial:pw@");
+    let mut staged = backup.stage(RedisOptions { ..options(&url) }, Destination::Configured).await.expect("staged");
+    let said = told(&staged.publish().await.expect_err("refused"));
+    assert!(said.contains("REPLICAOF") && said.contains("+replicaof"), "{said}");
+    assert_eq!(target.cli(&["CONFIG", "GET", "repl-diskless-load"]), "repl-diskless-load\nswapdb");
+    unharmed(&target, &before);
+}

@@ -1,0 +1,6 @@
+//! Redis backed up and restored, on real servers of every version.
+
+mod common;
+mod damage;
+mod refusal;
+mod round_trip;
