@@ -3,7 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-#[path = "redis/mod.rs"]
+mod postgres_source;
 mod redis_component;
 mod servers;
 mod worker;

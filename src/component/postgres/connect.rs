@@ -42,7 +42,8 @@ pub struct Endpoint {
     channel_binding: ChannelBinding,
     connect_timeout: Duration,
     options: Option<String>,
-    application_name: String,
+    /// Ours when unset; that of a client program, then, is its own name.
+    application_name: Option<String>,
     target_session_attrs: TargetSessionAttrs,
 }
 
@@ -142,7 +143,7 @@ impl Endpoint {
             )?,
             connect_timeout: connect_timeout(&params)?,
             options: params.get("options").map(str::to_owned),
-            application_name: params.get("application_name").unwrap_or("backstay").to_owned(),
+            application_name: params.get("application_name").map(str::to_owned),
             target_session_attrs: one_of(
                 &params,
                 "target_session_attrs",
@@ -292,7 +293,7 @@ impl Endpoint {
             .port(host.port)
             .user(&self.user)
             .dbname(&self.database)
-            .application_name(&self.application_name)
+            .application_name(self.application_name.as_deref().unwrap_or("backstay"))
             .ssl_mode(negotiate)
             .channel_binding(self.channel_binding)
             .target_session_attrs(self.target_session_attrs)
@@ -313,7 +314,6 @@ impl Endpoint {
             ("PGDATABASE", self.database.clone()),
             ("PGSSLMODE", self.tls.mode.as_str().to_owned()),
             ("PGCONNECT_TIMEOUT", self.connect_timeout.as_secs().max(2).to_string()),
-            ("PGAPPNAME", self.application_name.clone()),
             // Neither we nor the tests speak Kerberos; a stray ticket must not change how a dump connects.
             ("PGGSSENCMODE", "disable".to_owned()),
         ];
@@ -323,9 +323,8 @@ impl Endpoint {
         if let [Host { password: Some(password), .. }, ..] = self.hosts.as_slice() {
             env.push(("PGPASSWORD", password.expose().to_owned()));
         }
-        if let Some(options) = &self.options {
-            env.push(("PGOPTIONS", options.clone()));
-        }
+        env.extend(self.application_name.iter().map(|name| ("PGAPPNAME", name.clone())));
+        env.extend(self.options.iter().map(|options| ("PGOPTIONS", options.clone())));
         match &self.tls.root {
             Some(Root::File(root)) => env.push(("PGSSLROOTCERT", path(root))),
             Some(Root::System) if major >= 16 => env.push(("PGSSLROOTCERT", "system".to_owned())),

@@ -146,6 +146,8 @@ fn is_lock_timeout(error: &io::Error) -> bool {
     })
 }
 
+const LOST: &str = "Look into the server's log for who or what ended the session.";
+
 /// What the operator can do about a `pg_dump` that failed.
 pub(super) fn advice(stderr: &Stderr) -> Option<String> {
     let advice = [
@@ -155,7 +157,8 @@ pub(super) fn advice(stderr: &Stderr) -> Option<String> {
         ),
         ("permission denied", "Grant the backup's user the role pg_read_all_data (PostgreSQL 14 and later), or use a superuser."),
         ("max_locks_per_transaction", "The server's lock table is full: raise its max_locks_per_transaction."),
-        ("terminating connection", "Look into the server's log for who or what ended the session."),
+        ("terminating connection", LOST),
+        ("server closed the connection", LOST),
     ];
     advice.into_iter().find(|(mark, _)| stderr.contains(mark)).map(|(_, advice)| advice.to_owned())
 }
