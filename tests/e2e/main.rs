@@ -4,6 +4,8 @@
 mod support;
 
 mod postgres_source;
+#[path = "redis/mod.rs"]
 mod redis_component;
+mod run;
 mod servers;
 mod worker;
