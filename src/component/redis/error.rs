@@ -109,9 +109,16 @@ pub enum RedisError {
     },
     #[error("Redis at {at} did not load the RDB: {reason}")]
     NotLoaded { at: String, reason: String },
-    #[error("{source}; afterwards Redis at {at} could not be set back")]
+    #[error("make Redis at {at} its own master again")]
     NotReset {
         at: String,
+        #[source]
+        source: Box<RedisError>,
+    },
+    #[error("give Redis at {at} back what it held before, which is kept in {kept}")]
+    NotGivenBack {
+        at: String,
+        kept: PathBuf,
         #[source]
         source: Box<RedisError>,
     },
@@ -162,8 +169,10 @@ impl RedisError {
                 "A live restore has the server connect back to this program: run it in the same network, open the way, \
                  or use --into redis=file:///path/dump.rdb and give that file to the server."
             }
-            Self::NotReset { .. } => {
-                "Send REPLICAOF NO ONE to the server by hand: its old data is still there unless the error says otherwise."
+            Self::NotReset { .. } => "Send REPLICAOF NO ONE to the server by hand.",
+            Self::NotGivenBack { .. } => {
+                "Look into the server's log, then stop it, put that file in the place of its dump.rdb (with appendonly yes: of its AOF's base), \
+                 and start it again."
             }
             Self::Damaged(_) => "Take another backup; nothing was changed.",
             _ => return None,

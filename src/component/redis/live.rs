@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use tokio::io::AsyncRead;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +22,8 @@ use crate::component::{ByteStream, ComponentError, Restored, Staged};
 
 /// How long a server has for connecting back. It tries every second.
 const CONNECT_BACK: Duration = Duration::from_secs(30);
+/// Questions in a row that may fail while it loads.
+const PATIENCE: u32 = 10;
 /// What is changed for the time of the transfer and set back afterwards.
 const BORROWED: [&str; 3] = ["repl-diskless-load", "masteruser", "masterauth"];
 
@@ -51,18 +52,16 @@ impl Staged for LiveStaged {
         // Hours may have passed since it was staged. Only one copy is on the disk at a time.
         self.kept = None;
         let kept = self.cancel.run_until_cancelled(Kept::of(&self.endpoint)).await.ok_or(ComponentError::Cancelled)??;
-        let kept = self.kept.insert(kept);
         match load(&self.endpoint, (self.open)(), self.length, self.keys, &self.cancel).await {
             Ok(keys) => {
                 let at = self.endpoint.display();
                 self.outcome.done.push(format!("Redis at {at} loaded the RDB: {keys} keys; the backup noted {}.", self.keys));
+                self.kept = Some(kept);
                 self.published = true;
             }
             Err(Failed { error, dropped: false }) => return Err(error),
             Err(Failed { error, dropped: true }) => {
-                give_back(&self.endpoint, kept)
-                    .await
-                    .map_err(|source| RedisError::NotReset { at: self.endpoint.display(), source: Box::new(source) })?;
+                give_back(&self.endpoint, kept).await?;
                 return Err(error);
             }
         }
@@ -85,17 +84,12 @@ impl Staged for LiveStaged {
     }
 
     async fn undo(mut self: Box<Self>) -> Result<(), ComponentError> {
-        match (self.published, self.kept.take()) {
-            (true, Some(kept)) => match give_back(&self.endpoint, &kept).await {
-                Ok(()) => Ok(()),
-                Err(error) => {
-                    let path = kept.stay()?;
-                    tracing::error!(path = %path.display(), "what Redis held before the restore is kept in this file");
-                    Err(error.into())
-                }
-            },
-            _ => Ok(()),
+        if let Some(kept) = self.kept.take()
+            && self.published
+        {
+            give_back(&self.endpoint, kept).await?;
         }
+        Ok(())
     }
 }
 
@@ -103,18 +97,20 @@ async fn save(endpoint: &Endpoint) -> Result<(), RedisError> {
     persist(&mut Control::open(endpoint).await?).await
 }
 
-/// Loads what was kept. Not to be cancelled: it is what brings the old data back.
-async fn give_back(endpoint: &Endpoint, kept: &Kept) -> Result<(), RedisError> {
+/// Loads what was kept; where that fails, its file stays. Not to be cancelled: it is what brings the old data back.
+async fn give_back(endpoint: &Endpoint, kept: Kept) -> Result<(), RedisError> {
     let path = kept.path();
     let open = Box::pin(async move {
         let file = tokio::fs::File::open(path).await?;
-        Ok(Box::new(file) as Box<dyn AsyncRead + Send + Unpin>)
+        Ok(Box::new(file) as ByteStream)
     });
-    load(endpoint, open, kept.summary.bytes, 0, &CancellationToken::new()).await.map_err(|failed| match failed.error {
-        ComponentError::Redis(error) => error,
-        other => RedisError::NotLoaded { at: endpoint.display(), reason: other.to_string() },
-    })?;
-    save(endpoint).await
+    let given = match load(endpoint, open, kept.summary.bytes, 0, &CancellationToken::new()).await {
+        Ok(_) => save(endpoint).await,
+        Err(Failed { error: ComponentError::Redis(error), .. }) => Err(error),
+        Err(Failed { error, .. }) => Err(RedisError::NotLoaded { at: endpoint.display(), reason: error.to_string() }),
+    };
+    let Err(source) = given else { return Ok(()) };
+    Err(RedisError::NotGivenBack { at: endpoint.display(), kept: kept.stay()?, source: Box::new(source) })
 }
 
 /// A load that failed.
@@ -150,7 +146,7 @@ async fn load(
         Err(error @ RedisError::Refused { .. }) => (Err(error.into()), borrowed.give_back(&mut control).await),
         Err(error) => (Err(error.into()), reset(endpoint, control, &borrowed).await),
         Ok(_) => {
-            let loaded = serve(&mut control, &master, rdb, length, keys, cancel).await;
+            let loaded = serve(endpoint, &mut control, &master, rdb, length, keys, cancel).await;
             (loaded, reset(endpoint, control, &borrowed).await)
         }
     };
@@ -176,6 +172,7 @@ async fn reset(endpoint: &Endpoint, mut control: Control, borrowed: &Borrowed) -
 }
 
 async fn serve(
+    endpoint: &Endpoint,
     control: &mut Control,
     master: &Master,
     rdb: BoxFuture<'static, io::Result<ByteStream>>,
@@ -200,7 +197,7 @@ async fn serve(
         return Err(Failed { error: ComponentError::Cancelled, dropped: false });
     };
     // From here on it loads, and stopping would only leave it empty.
-    let held = loaded(control, replica?).await.map_err(|e| Failed { error: e.into(), dropped: true })?;
+    let held = loaded(endpoint, control, replica?).await.map_err(|e| Failed { error: e.into(), dropped: true })?;
     if keys > 0 && held == 0 {
         let reason = format!("it holds no keys, but the backup has {keys}");
         return Err(Failed { error: RedisError::NotLoaded { at, reason }.into(), dropped: true });
@@ -209,13 +206,24 @@ async fn serve(
 }
 
 /// Waits until the server has loaded, and counts its keys while it is still a replica: as such it keeps expired ones.
-async fn loaded(control: &mut Control, mut replica: Replica) -> Result<u64, RedisError> {
+async fn loaded(endpoint: &Endpoint, control: &mut Control, mut replica: Replica) -> Result<u64, RedisError> {
     let at = control.at.clone();
     let up = async {
+        let mut patience = PATIENCE;
         loop {
-            let info = control.info().await?;
-            if info.is("master_link_status", "up") && info.is("master_sync_in_progress", "0") && info.is("loading", "0") {
-                return Ok(info.keys().values().sum());
+            match control.info().await {
+                Ok(info) if info.is("master_link_status", "up") && info.is("master_sync_in_progress", "0") && info.is("loading", "0") => {
+                    return Ok(info.keys().values().sum());
+                }
+                Ok(_) => patience = PATIENCE,
+                Err(error) if patience == 0 => return Err(error),
+                // A server with a `timeout` has closed the connection while the RDB was on its way.
+                Err(_) => {
+                    patience -= 1;
+                    if let Ok(fresh) = Control::open(endpoint).await {
+                        *control = fresh;
+                    }
+                }
             }
             sleep(POLL).await;
         }

@@ -1,5 +1,8 @@
 //! Redis as a source: one artifact, `dump.rdb`.
 
+use std::io::ErrorKind;
+use std::path::Path;
+
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use serde_json::{Value, json};
@@ -49,15 +52,25 @@ impl RedisSource {
     /// Whether replication is allowed, as far as it can be told without starting it.
     async fn probe(&self, endpoint: &Endpoint, info: &Info) -> Result<&'static str, RedisError> {
         if self.options.method == Method::Bgsave {
-            return Ok("bgsave");
+            return self.readable().await.map(|()| "bgsave");
         }
         match probe(endpoint, info.server().number().0).await {
             Ok(_) => Ok("replication"),
             Err(refused @ RedisError::Refused { .. }) => {
                 self.fallback(refused)?;
-                Ok("bgsave")
+                self.readable().await.map(|()| "bgsave")
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the server's file can be read; it may not be there yet, but its directory is.
+    async fn readable(&self) -> Result<(), RedisError> {
+        let path = self.options.rdb_path.as_deref().ok_or(RedisError::NoRdbPath)?;
+        match tokio::fs::File::open(path).await {
+            Err(e) if e.kind() == ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) => Ok(()),
+            Err(source) => Err(RedisError::File { action: "read the RDB", path: path.to_owned(), source }),
+            Ok(_) => Ok(()),
         }
     }
 
@@ -115,7 +128,7 @@ impl Source for RedisSource {
         let source = self.clone();
         let (cancel, notes) = (run.cancel.clone(), run.notes.clone());
         let open = async move {
-            let stream = source.stream(endpoint, control, &info, &notes);
+            let stream = source.stream(endpoint, &info, &notes);
             until(&cancel, stream).await
         };
         Ok(vec![Artifact { file: "dump.rdb".to_owned(), format: Format::Rdb, database: None, estimate, open: open.boxed() }])
@@ -128,7 +141,7 @@ async fn until<T>(cancel: &CancellationToken, work: impl Future<Output = Result<
 
 impl RedisSource {
     /// Starts the RDB by the configured method.
-    async fn stream(&self, endpoint: Endpoint, mut control: Control, info: &Info, notes: &Notes) -> Result<ByteStream, RedisError> {
+    async fn stream(&self, endpoint: Endpoint, info: &Info, notes: &Notes) -> Result<ByteStream, RedisError> {
         if self.options.method != Method::Bgsave {
             match self.replicate(&endpoint, info, notes).await {
                 Err(refused @ RedisError::Refused { command: "PSYNC" | "REPLCONF", .. }) => self.fallback(refused)?,
@@ -136,6 +149,7 @@ impl RedisSource {
             }
         }
         let path = self.options.rdb_path.as_deref().ok_or(RedisError::NoRdbPath)?;
+        let mut control = Control::open(&endpoint).await?;
         let (file, _) = fresh_file(&mut control, path).await?;
         notes.fact("method", "bgsave");
         Ok(verified(file, notes))

@@ -7,7 +7,7 @@ use backstay::component::{Destination, RestoreOptions, Restorer, RunContext, Sou
 use tokio::io::AsyncReadExt;
 
 use super::common::{Backup, fill, noise, options, told};
-use crate::support::{Keyspace, Redis, Version, assert_same_keys};
+use crate::support::{Keyspace, Redis, Scratch, Version, assert_same_keys};
 
 /// Its data is that, and it is a master with its own settings, that lives.
 fn unharmed(server: &Redis, before: &Keyspace) {
@@ -136,4 +136,42 @@ async fn a_server_that_may_not_become_a_replica_keeps_its_settings() {
     assert!(said.contains("REPLICAOF") && said.contains("+replicaof"), "{said}");
     assert_eq!(target.cli(&["CONFIG", "GET", "repl-diskless-load"]), "repl-diskless-load\nswapdb");
     unharmed(&target, &before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_brings_no_keys_is_taken_back() {
+    let source = Redis::start(Version::V7_0, &[]);
+    let mut backup = Backup::of_server(&source).await;
+    backup.part.facts.insert("keys".into(), serde_json::json!({"0": 5}));
+    // an idle control connection is cut on the way
+    let target = Redis::start(Version::V7_0, &["--appendonly", "yes", "--timeout", "1"]);
+    fill(&target);
+    let before = Keyspace::of(&target);
+    let mut staged = backup.stage(options(&target.url()), Destination::Configured).await.expect("staged");
+    let said = told(&staged.publish().await.expect_err("no keys"));
+    assert!(said.contains("it holds no keys, but the backup has 5"), "{said}");
+    staged.undo().await.expect("undone");
+    unharmed(&target, &before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_held_is_not_lost_when_the_load_kills_it() {
+    let source = Redis::start(Version::V7_0, &[]);
+    let mut backup = Backup::of_server(&source).await;
+    // a value of a type that there is not, under a checksum that is right
+    let mut rdb = backup.rdb[..backup.rdb.len() - 9].to_vec();
+    rdb.extend_from_slice(b"\xfe\x00\xc8\x01k\x01v\xff");
+    let checksum = crc::Crc::<u64>::new(&crc::CRC_64_REDIS).checksum(&rdb);
+    rdb.extend_from_slice(&checksum.to_le_bytes());
+    backup.store(rdb);
+    let target = Redis::start(Version::V7_0, &[]);
+    fill(&target);
+    let before = Keyspace::of(&target);
+    let mut staged = backup.stage(options(&target.url()), Destination::Configured).await.expect("staged");
+    let said = told(&staged.publish().await.expect_err("it cannot be loaded"));
+    staged.undo().await.expect("nothing is left to undo");
+    let kept = said.split("is kept in ").nth(1).and_then(|rest| rest.split(": ").next()).expect("it says where");
+    let scratch = Scratch::new();
+    fs::rename(kept, scratch.join("dump.rdb")).or_else(|_| fs::copy(kept, scratch.join("dump.rdb")).map(drop)).expect("it is there");
+    assert_same_keys(&before, &Keyspace::of(&Redis::start_in(Version::V7_0, scratch, &[])));
 }
