@@ -4,6 +4,7 @@
 mod support;
 
 mod postgres_source;
+mod directory;
 #[path = "redis/mod.rs"]
 mod redis_component;
 mod run;

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, RawDir, Stat, fstat, openat};
+use rustix::fs::{FileType, Mode, OFlags, RawDir, SeekFrom, Stat, fstat, openat, seek};
 use rustix::io::Errno;
 
 /// Handles that stay open; those further up are closed and opened again through `..` when the way leads back to them.
@@ -109,6 +109,8 @@ impl Names {
     /// # Errors
     /// What the kernel says.
     pub fn read(directory: BorrowedFd<'_>) -> Result<Self, Errno> {
+        // the handle may have been read before
+        seek(directory, SeekFrom::Start(0))?;
         let mut buffer = Vec::with_capacity(32 << 10);
         let mut names = Self::default();
         let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
@@ -126,12 +128,8 @@ impl Names {
     }
 
     /// The next name, with its type as the directory had it.
-    pub fn next(&mut self) -> Option<(&CStr, FileType)> {
+    pub fn take_next(&mut self) -> Option<(&CStr, FileType)> {
         self.entries.pop().map(|(at, kind)| (name_at(&self.bytes, at), kind))
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 }
 

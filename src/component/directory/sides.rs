@@ -11,9 +11,10 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, Mode, RenameFlags, fsync, mkdirat, open, openat, removexattr, renameat_with, statat};
 use rustix::io::Errno;
 
+use super::archive::Time;
 use super::ladder::DIRECTORY;
 use super::place::{NEW, OLD, Place};
-use super::swap::Swap;
+use super::swap::{Swap, modified_time, set_modified_time};
 use super::{DirectoryError, trash};
 
 /// A restore between its first directory and its end. Dropped before the switch, it removes what it made.
@@ -23,6 +24,8 @@ pub struct Sides {
     target: CString,
     new: CString,
     old: CString,
+    /// When the directory that holds the sides was last modified, before they were put there.
+    modified: Time,
     state: State,
 }
 
@@ -46,10 +49,11 @@ impl Sides {
         let failed =
             |source: Errno| DirectoryError::Switch { action: "create a directory in", path: base_path.clone(), source: source.into() };
         let base = open(&base_path, DIRECTORY, Mode::empty()).map_err(failed)?;
+        let modified = modified_time(base.as_fd()).map_err(failed)?;
         let target = CString::new(place.name.as_bytes()).unwrap_or_default();
         let (new, old) = (place.side(NEW, suffix), place.side(OLD, suffix));
         mkdirat(&base, &new, Mode::RWXU).map_err(failed)?;
-        let sides = Self { place, base, target, new, old, state: State::Staged };
+        let sides = Self { place, base, target, new, old, modified, state: State::Staged };
         // an ACL that the directory above hands down would be handed on to everything that is unpacked
         let path = sides.path(&sides.new);
         for name in ["system.posix_acl_default", "system.posix_acl_access"] {
@@ -76,7 +80,7 @@ impl Sides {
     /// The old tree is in service then.
     pub fn publish(&mut self) -> Result<(), DirectoryError> {
         if self.place.inside {
-            let mut swap = Swap::begin(self.base.as_fd(), &self.place.target, &self.new, &self.old)?;
+            let mut swap = Swap::begin(self.base.as_fd(), &self.place.target, &self.new, &self.old, self.modified)?;
             let result = swap.run();
             if result.is_err() {
                 swap.undo()?;
@@ -158,8 +162,14 @@ impl Sides {
             }
             State::Swapped(swap) => return swap.undo(),
         }
-        trash::remove(self.base.as_fd(), &self.new).map_err(|e| self.failed("remove the new tree", &self.new, e))?;
+        self.remove_new().map_err(|e| self.failed("remove the new tree", &self.new, e))?;
         self.sync()
+    }
+
+    /// Leaves no trace of the new tree, not even in the time of a directory that it lay in.
+    fn remove_new(&self) -> Result<(), Errno> {
+        trash::remove(self.base.as_fd(), &self.new)?;
+        if self.place.inside { set_modified_time(self.base.as_fd(), self.modified) } else { Ok(()) }
     }
 
     fn sync(&self) -> Result<(), DirectoryError> {
@@ -177,10 +187,10 @@ impl Sides {
 
 impl Drop for Sides {
     fn drop(&mut self) {
-        if matches!(self.state, State::Staged) {
-            if let Err(error) = trash::remove(self.base.as_fd(), &self.new) {
-                tracing::warn!(path = %self.path(&self.new).display(), %error, "the unfinished new tree could not be removed");
-            }
+        if matches!(self.state, State::Staged)
+            && let Err(error) = self.remove_new()
+        {
+            tracing::warn!(path = %self.path(&self.new).display(), %error, "the unfinished new tree could not be removed");
         }
     }
 }

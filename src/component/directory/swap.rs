@@ -10,6 +10,7 @@
 //! phase out          old entries move out, into .backstay-old-…; all others that lie in the directory are old
 //! phase in           new entries move in, from .backstay-new-…; all others that lie in the directory are new
 //! phase done         the new entries are in service
+//! modified 1700000000.5   of the directory, before the restore began
 //! ```
 //!
 //! A restore that finds a journal in phase `out` or `in` brings the old entries back first.
@@ -26,6 +27,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::archive::{Time, pax};
 use super::attributes::{self, AttributeReader, Subject};
 use super::ladder::{DIRECTORY, Names};
 use super::place::{JOURNAL, NEW, OLD, is_own};
@@ -59,15 +61,27 @@ pub struct Swap {
     new: CString,
     old: CString,
     phase: Phase,
+    /// When the directory, and the root of the new tree, were last modified: moving entries changes both.
+    old_time: Time,
+    new_time: Time,
 }
 
 impl Swap {
-    /// Writes the journal and makes room for the old entries.
-    pub fn begin(top: BorrowedFd<'_>, path: &Path, new: &CStr, old: &CStr) -> Result<Self, DirectoryError> {
+    /// Writes the journal and makes room for the old entries. `modified` is when the directory was, before anything was put into it.
+    pub fn begin(top: BorrowedFd<'_>, path: &Path, new: &CStr, old: &CStr, modified: Time) -> Result<Self, DirectoryError> {
         let top = top.try_clone_to_owned().map_err(|source| DirectoryError::Switch { action: "open", path: path.to_owned(), source })?;
-        let mut swap = Self { path: path.to_owned(), top, new: new.to_owned(), old: old.to_owned(), phase: Phase::Out };
+        let mut swap = Self {
+            path: path.to_owned(),
+            top,
+            new: new.to_owned(),
+            old: old.to_owned(),
+            phase: Phase::Out,
+            old_time: modified,
+            new_time: Time::default(),
+        };
+        swap.new_time = swap.with_new(modified_time).map_err(|e| swap.failed("look at", new, e))?;
         mkdirat(&swap.top, old, Mode::RWXU).map_err(|e| swap.failed("create", old, e))?;
-        swap.with_sides(|top, _, old| copy_dress(top, old)).map_err(|e| swap.failed("prepare", old, e))?;
+        swap.with_sides(|top, _, old| copy_dress(top, old, modified)).map_err(|e| swap.failed("prepare", old, e))?;
         swap.enter(Phase::Out)?;
         Ok(swap)
     }
@@ -76,7 +90,7 @@ impl Swap {
     pub fn run(&mut self) -> Result<(), DirectoryError> {
         self.with_sides(|top, _, old| move_all(top, old)).map_err(|e| self.failed("move the entries out of", c"", e))?;
         self.enter(Phase::In)?;
-        self.with_sides(|top, new, _| move_all(new, top).and_then(|()| copy_dress(new, top)))
+        self.with_sides(|top, new, _| move_all(new, top).and_then(|()| copy_dress(new, top, self.new_time)))
             .map_err(|e| self.failed("move the new entries into", c"", e))?;
         self.enter(Phase::Done)
     }
@@ -94,7 +108,7 @@ impl Swap {
         let dress = openat(&self.top, &self.old, DIRECTORY, Mode::empty()).map_err(|e| self.failed("open", &self.old, e))?;
         self.drop_journal()?;
         trash::remove(self.top.as_fd(), &self.old).map_err(|e| self.failed("remove", &self.old, e))?;
-        copy_dress(dress.as_fd(), self.top.as_fd()).map_err(|e| self.failed("set the owner and mode of", c"", e))
+        copy_dress(dress.as_fd(), self.top.as_fd(), self.old_time).map_err(|e| self.failed("set the owner and mode of", c"", e))
     }
 
     /// Removes what the swap needed; what became of the old entries is the caller's business.
@@ -102,7 +116,7 @@ impl Swap {
         let dress = openat(&self.top, &self.new, DIRECTORY, Mode::empty()).map_err(|e| self.failed("open", &self.new, e))?;
         trash::remove(self.top.as_fd(), &self.new).map_err(|e| self.failed("remove", &self.new, e))?;
         self.drop_journal()?;
-        copy_dress(dress.as_fd(), self.top.as_fd()).map_err(|e| self.failed("set the owner and mode of", c"", e))
+        copy_dress(dress.as_fd(), self.top.as_fd(), self.new_time).map_err(|e| self.failed("set the owner and mode of", c"", e))
     }
 
     /// The swap that an interrupted restore left in `path` and that has to be undone; none if there is no journal, or the swap was done.
@@ -123,17 +137,17 @@ impl Swap {
         };
         let mut text = String::new();
         file.take(MAX_JOURNAL).read_to_string(&mut text).map_err(|source| failed(JOURNAL, source))?;
-        let (suffix, phase) = parse(&text).ok_or_else(|| DirectoryError::Journal { path: path.join(JOURNAL) })?;
+        let (suffix, phase, old_time) = parse(&text).ok_or_else(|| DirectoryError::Journal { path: path.join(JOURNAL) })?;
         if phase == Phase::Done {
             return Ok(None);
         }
         let name = |kind: &str| CString::new(format!("{kind}{suffix}")).map_err(|_| DirectoryError::Journal { path: path.join(JOURNAL) });
-        Ok(Some(Self { path: path.to_owned(), top, new: name(NEW)?, old: name(OLD)?, phase }))
+        Ok(Some(Self { path: path.to_owned(), top, new: name(NEW)?, old: name(OLD)?, phase, old_time, new_time: Time::default() }))
     }
 
     fn enter(&mut self, phase: Phase) -> Result<(), DirectoryError> {
         let suffix = self.new.to_string_lossy().replacen(NEW, "", 1);
-        let text = format!("{MAGIC}\nsuffix {suffix}\nphase {}\n", phase.word());
+        let text = format!("{MAGIC}\nsuffix {suffix}\nphase {}\nmodified {}\n", phase.word(), pax::put_time(self.old_time));
         let write = || -> io::Result<()> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = std::fs::File::from(openat(&self.top, JOURNAL_NEW, flags, Mode::RUSR | Mode::WUSR)?);
@@ -163,21 +177,26 @@ impl Swap {
         work(self.top.as_fd(), new.as_fd(), old.as_fd())
     }
 
+    fn with_new<T>(&self, work: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>) -> Result<T, Errno> {
+        work(openat(&self.top, &self.new, DIRECTORY, Mode::empty())?.as_fd())
+    }
+
     fn failed(&self, action: &'static str, name: &CStr, source: Errno) -> DirectoryError {
         DirectoryError::Switch { action, path: self.path.join(OsStr::from_bytes(name.to_bytes())), source: source.into() }
     }
 }
 
-fn parse(text: &str) -> Option<(&str, Phase)> {
+fn parse(text: &str) -> Option<(&str, Phase, Time)> {
     let mut lines = text.lines();
     if lines.next() != Some(MAGIC) {
         return None;
     }
     let suffix = lines.next()?.strip_prefix("suffix ")?;
     let word = lines.next()?.strip_prefix("phase ")?;
+    let modified = pax::time(lines.next()?.strip_prefix("modified ")?.as_bytes())?;
     let valid = !suffix.is_empty() && suffix.len() <= 32 && suffix.bytes().all(|b| b.is_ascii_hexdigit());
     let (phase, _) = Phase::ALL.into_iter().find(|(_, known)| *known == word)?;
-    valid.then_some((suffix, phase))
+    valid.then_some((suffix, phase, modified))
 }
 
 /// Moves every entry but those of restores; what appears meanwhile is moved too.
@@ -185,7 +204,7 @@ fn move_all(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
     loop {
         let mut names = Names::read(from)?;
         let mut moved = false;
-        while let Some((name, _)) = names.next() {
+        while let Some((name, _)) = names.take_next() {
             if is_own(OsStr::from_bytes(name.to_bytes())) {
                 continue;
             }
@@ -202,8 +221,23 @@ fn move_all(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
-/// Gives `to` the owner, attributes, mode and time of `from`; an owner that may not be set stays.
-fn copy_dress(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+/// When a directory was last modified.
+pub fn modified_time(directory: BorrowedFd<'_>) -> Result<Time, Errno> {
+    let stat = fstat(directory)?;
+    Ok(Time { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) })
+}
+
+/// Sets when a directory was last modified, if that is allowed.
+pub fn set_modified_time(directory: BorrowedFd<'_>, time: Time) -> Result<(), Errno> {
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: time.seconds, tv_nsec: i64::from(time.nanos) },
+    };
+    may_not(futimens(directory, &times))
+}
+
+/// Gives `to` the owner, attributes and mode of `from`, and a time; an owner that may not be set stays.
+fn copy_dress(from: BorrowedFd<'_>, to: BorrowedFd<'_>, modified: Time) -> Result<(), Errno> {
     let stat = fstat(from)?;
     let before: Stat = fstat(to)?;
     if (stat.st_uid, stat.st_gid) != (before.st_uid, before.st_gid) {
@@ -223,11 +257,7 @@ fn copy_dress(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
         may_not(attributes::set(Subject::Open(to), name, value))?;
     }
     may_not(fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777)))?;
-    let times = Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or(0) },
-    };
-    may_not(futimens(to, &times))
+    set_modified_time(to, modified)
 }
 
 /// What only the owner or root may do is left undone.

@@ -28,7 +28,7 @@ fn empty(root: OwnedFd) -> Result<(), Errno> {
     let names = Names::read(rustix::fd::AsFd::as_fd(&root))?;
     let mut ladder = Ladder::new(root, (names, CString::default()))?;
     loop {
-        if let Some((name, kind)) = ladder.value_mut().0.next() {
+        if let Some((name, kind)) = ladder.value_mut().0.take_next() {
             let name = name.to_owned();
             if !matches!(kind, FileType::Directory | FileType::Unknown) {
                 gone(unlinkat(ladder.handle(), &name, AtFlags::empty()))?;

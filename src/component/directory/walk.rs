@@ -154,7 +154,7 @@ impl Walk {
         loop {
             self.out.check()?;
             self.path.truncate(ladder.value().path);
-            if let Some((name, kind)) = ladder.value_mut().names.next() {
+            if let Some((name, kind)) = ladder.value_mut().names.take_next() {
                 let name = name.to_owned();
                 self.path.extend_from_slice(name.to_bytes());
                 self.entry(&mut ladder, name, kind)?;
