@@ -1,8 +1,11 @@
 //! From settings to working parts: the one place that knows every kind of component and target.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::component::directory::{DirectoryOptions, DirectoryRestorer, DirectorySource};
+use crate::component::postgres::PostgresOptions;
+use crate::component::postgres::restore::PostgresRestorer;
 use crate::component::postgres::source::PostgresSource;
 use crate::component::redis::{Method, RedisOptions, RedisRestorer, RedisSource};
 use crate::component::{Restorer, Source};
@@ -24,6 +27,7 @@ pub fn source(options: &ComponentOptions) -> Arc<dyn Source> {
 /// The restorer of a component that is configured and of the kind that the backup holds.
 pub fn restorer(options: &ComponentOptions, kind: Kind) -> Option<Arc<dyn Restorer>> {
     match (options, kind) {
+        (ComponentOptions::Postgres(options), Kind::Postgres) => Some(Arc::new(PostgresRestorer::new(options.clone()))),
         (ComponentOptions::Redis(options), Kind::Redis) => Some(Arc::new(RedisRestorer::new(options.clone()))),
         (ComponentOptions::Directory(options), Kind::Directory) => Some(Arc::new(DirectoryRestorer::new(options.clone()))),
         _ => None,
@@ -31,9 +35,24 @@ pub fn restorer(options: &ComponentOptions, kind: Kind) -> Option<Arc<dyn Restor
 }
 
 /// The restorer of a component that this host's configuration does not know; its destination must be given.
-pub fn unconfigured_restorer(name: ComponentName, kind: Kind) -> Option<Arc<dyn Restorer>> {
-    Some(match kind {
-        Kind::Postgres => return None,
+pub fn unconfigured_restorer(name: ComponentName, kind: Kind) -> Arc<dyn Restorer> {
+    match kind {
+        Kind::Postgres => Arc::new(PostgresRestorer::new(PostgresOptions {
+            name,
+            url: None,
+            host: None,
+            port: None,
+            user: None,
+            password: None,
+            database: None,
+            sslmode: None,
+            sslrootcert: None,
+            sslcert: None,
+            sslkey: None,
+            databases: Vec::new(),
+            globals: true,
+            jobs: NonZeroU32::MIN,
+        })),
         Kind::Redis => Arc::new(RedisRestorer::new(RedisOptions {
             name,
             url: None,
@@ -55,7 +74,7 @@ pub fn unconfigured_restorer(name: ComponentName, kind: Kind) -> Option<Arc<dyn 
             skip_unreadable: false,
             required: true,
         })),
-    })
+    }
 }
 
 /// Opens the targets that are named; secrets are read now.

@@ -178,7 +178,7 @@ fn parts(
         })?;
         let into = destinations.iter().position(|(n, _)| *n == name).map(|at| destinations.swap_remove(at).1);
         let configured = settings.components.iter().find(|c| *c.name() == name).and_then(|c| assembly::restorer(c, kind));
-        let elsewhere = || into.as_ref().and_then(|_| assembly::unconfigured_restorer(name.clone(), kind));
+        let elsewhere = || into.as_ref().map(|_| assembly::unconfigured_restorer(name.clone(), kind));
         let restorer = match configured.or_else(elsewhere) {
             Some(restorer) => restorer,
             None => {
