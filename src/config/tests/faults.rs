@@ -149,6 +149,10 @@ fn a_job_has_a_schedule_a_policy_a_level_and_times_that_can_be() {
 
 #[test]
 fn a_target_has_a_place_of_its_own() {
+    let credentials = "2:7: targets.a.url: must not hold credentials: use `access_key_id` and `secret_access_key`";
+    check("[targets.a]\nurl = \"s3://id:key@b/x\"\n", credentials);
+    check("[targets.a]\nurl = \"s3://id:ke/y@b/x\"\n", credentials);
+    settings("[targets.a]\nurl = \"s3://b/me@home\"\n", &[]);
     let missing = "is missing: where do backups go? (`file:///path` or `s3://bucket/prefix`)";
     check("[targets.a]\nurl = \"\"\n", &format!("1:10: targets.a.url: {missing}"));
     check_env("BACKSTAY__TARGETS__A__REGION", "x", &format!("BACKSTAY__TARGETS__A__REGION: targets.a.url: {missing}"));

@@ -185,6 +185,7 @@ fn no_secret_is_in_a_fault() {
         format!("[notify]\nurls = [\"https://{CANARY}\"]\n"),
         format!("[targets.a]\nurl = \"s3://id:{CANARY}@bucket\"\n"),
         format!("[targets.a]\nurl = \"s3://id:ab//{CANARY}@bucket\"\n"),
+        format!("[targets.a]\nurl = \"s3://id:ab/c//{CANARY}@bucket\"\n"),
         format!("[targets.a]\nurl = \"s3://id:{CANARY}/b@bucket\"\n"),
         format!("[targets.a]\nurl = \"id:{CANARY}@s3://bucket\"\n"),
         format!("[targets.a]\nurl = \"https://id:{CANARY}@bucket\"\n"),
