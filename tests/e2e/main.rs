@@ -10,3 +10,4 @@ mod redis_component;
 mod run;
 mod servers;
 mod worker;
+mod worker_process;
