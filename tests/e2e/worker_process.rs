@@ -242,6 +242,7 @@ fn an_invalid_configuration_is_78_at_start() {
 /// At most 20 MiB resident, and no busy wakeups (the scheduler looks twice a second). The program of a debug build is several times as big
 /// as the one that is released, so that here its own memory is held to half of that.
 #[test]
+#[expect(clippy::print_stderr, reason = "the figure is the answer")]
 fn idle_it_costs_little() {
     let port = Port::free();
     let backstay = backstay(&config(&port, "0 3 * * *"));
