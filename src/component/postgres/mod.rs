@@ -24,6 +24,7 @@ pub mod inspect;
 pub mod load;
 pub mod plan;
 pub mod recreate;
+mod resolve;
 pub mod restore;
 pub mod restore_error;
 pub mod script;
