@@ -47,7 +47,7 @@ pub fn reference() -> String {
         let title = if section.named { format!("[{}.NAME]", section.name) } else { format!("[{}]", section.name) };
         let _ = write!(page, "\n## `{title}`\n\n{}\n", section.doc);
         if let Some(later) = &section.later {
-            let _ = write!(page, "\nNot in this version: {later}. Its keys are those of `[targets.NAME]`.\n");
+            let _ = write!(page, "\n**Refused**: {later}. Its keys are those of `[targets.NAME]`.\n");
             continue;
         }
         page.push_str("\n| key | type | default | meaning |\n|---|---|---|---|\n");
@@ -82,7 +82,7 @@ fn meaning(key: &Key) -> String {
         let _ = write!(text, " `\"\"` in the file: {empty}.");
     }
     if let Some(later) = &key.later {
-        let _ = write!(text, " **Not in this version**: {later}.");
+        let _ = write!(text, " **Refused**: {later}.");
     }
     text.replace('|', "\\|")
 }
