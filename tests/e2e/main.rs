@@ -8,6 +8,7 @@ mod directory;
 #[path = "redis/mod.rs"]
 mod redis_component;
 mod run;
+mod postgres_restore;
 mod servers;
 mod worker;
 mod worker_process;

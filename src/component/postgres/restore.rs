@@ -1,5 +1,7 @@
 //! The restorer: refuses or plans, then loads every database of a backup beside what is in service.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +26,7 @@ use crate::name::ComponentName;
 #[derive(Debug, Clone)]
 pub struct PostgresRestorer {
     options: PostgresOptions,
+    patience: Duration,
 }
 
 /// A restore that nothing known speaks against.
@@ -39,7 +42,13 @@ struct Prepared {
 
 impl PostgresRestorer {
     pub fn new(options: PostgresOptions) -> Self {
-        Self { options }
+        Self { options, patience: swap::PATIENCE }
+    }
+
+    /// How long sessions that are in the way are ended, in place of a minute.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     async fn prepare(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<Prepared, PostgresError> {
@@ -69,7 +78,7 @@ impl Restorer for PostgresRestorer {
 
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
         let Prepared { contents, place, endpoint, mut client, mut server, binary } = self.prepare(&part.component, options).await?;
-        let mut staged = StagedPostgres::new(endpoint, options.keep_old);
+        let mut staged = StagedPostgres::new(endpoint, options.keep_old, self.patience);
         let built = async {
             let mut flags = Vec::new();
             globals(&contents, part, &mut client, &mut server, &mut staged, &mut flags, &run.cancel).await?;

@@ -1,5 +1,7 @@
 //! Databases that were loaded and wait to be put in service, and everything that was made for them.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::PostgresError;
@@ -16,6 +18,7 @@ use crate::component::{ComponentError, Restored, Staged};
 pub struct StagedPostgres {
     pub(super) endpoint: Endpoint,
     pub(super) keep_old: bool,
+    pub(super) patience: Duration,
     /// Every helper database that was, or may have been, created.
     pub(super) helpers: Vec<Helper>,
     pub(super) pairs: Vec<Pair>,
@@ -34,10 +37,11 @@ pub(super) struct Helper {
 }
 
 impl StagedPostgres {
-    pub(super) fn new(endpoint: Endpoint, keep_old: bool) -> Self {
+    pub(super) fn new(endpoint: Endpoint, keep_old: bool, patience: Duration) -> Self {
         Self {
             endpoint,
             keep_old,
+            patience,
             helpers: Vec::new(),
             pairs: Vec::new(),
             globals: Applied::default(),
@@ -59,7 +63,7 @@ impl StagedPostgres {
         let (_, client) = connect(&self.endpoint, &swap::busy(&self.pairs)).await?;
         let mut left = Vec::new();
         for helper in self.helpers.drain(..) {
-            if let Err(error) = swap::drop_helper(&self.endpoint, &client, &helper.name, helper.oid).await {
+            if let Err(error) = swap::drop_helper(&self.endpoint, &client, &helper.name, helper.oid, self.patience).await {
                 tracing::error!(database = helper.name, %error, "drop a helper database");
                 left.push(format!("database {}", ident(&helper.name)));
             }
@@ -72,7 +76,7 @@ impl StagedPostgres {
 #[async_trait]
 impl Staged for StagedPostgres {
     async fn publish(&mut self) -> Result<(), ComponentError> {
-        swap::swap_in(&self.endpoint, &mut self.pairs).await?;
+        swap::swap_in(&self.endpoint, &mut self.pairs, self.patience).await?;
         self.published = true;
         Ok(())
     }
@@ -102,7 +106,7 @@ impl Staged for StagedPostgres {
 
     async fn undo(mut self: Box<Self>) -> Result<(), ComponentError> {
         if self.published {
-            swap::swap_back(&self.endpoint, &self.pairs).await?;
+            swap::swap_back(&self.endpoint, &self.pairs, self.patience).await?;
         }
         Ok(self.remove().await?)
     }
@@ -124,7 +128,7 @@ impl StagedPostgres {
         };
         let mut left = Vec::new();
         for (name, oid) in old() {
-            if let Err(error) = swap::drop_helper(&self.endpoint, &client, name, Some(oid)).await {
+            if let Err(error) = swap::drop_helper(&self.endpoint, &client, name, Some(oid), self.patience).await {
                 tracing::error!(database = name, %error, "drop what was replaced");
                 left.push(name.clone());
             }

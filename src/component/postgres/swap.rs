@@ -20,8 +20,8 @@ use super::recreate;
 use super::restore_error::RestoreError;
 use super::sql::ident;
 
-/// How long sessions are ended and the swap is tried again.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long sessions are ended and a swap is tried again, usually.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Between two rounds of ending sessions.
 const ROUND: Duration = Duration::from_millis(100);
@@ -63,7 +63,7 @@ fn names(pairs: &[Pair]) -> String {
 /// # Errors
 /// [`RestoreError::Tied`] and the like if something came to hang on an old database meanwhile, [`RestoreError::Busy`],
 /// [`RestoreError::Swap`].
-pub async fn swap_in(endpoint: &Endpoint, pairs: &mut [Pair]) -> Result<(), PostgresError> {
+pub async fn swap_in(endpoint: &Endpoint, pairs: &mut [Pair], patience: Duration) -> Result<(), PostgresError> {
     let (_, client) = connect(endpoint, &busy(pairs)).await?;
     let server = inspect::inspect(&client, endpoint.to_string()).await?;
     let targets: Vec<&str> = pairs.iter().map(|p| p.name.as_str()).collect();
@@ -73,7 +73,7 @@ pub async fn swap_in(endpoint: &Endpoint, pairs: &mut [Pair]) -> Result<(), Post
         pair.replaced = server.database(&pair.name).map(replaced);
     }
     let oids: Vec<u32> = pairs.iter().flat_map(|p| [Some(p.new_oid), p.replaced.map(|r| r.oid)]).flatten().collect();
-    transact(endpoint, client, &swap_sql(pairs), &oids, pairs, |pair| (&pair.name, pair.new_oid)).await
+    transact(endpoint, client, &swap_sql(pairs), &oids, (pairs, |pair| (&pair.name, pair.new_oid)), patience).await
 }
 
 fn swap_sql(pairs: &[Pair]) -> Vec<String> {
@@ -93,7 +93,7 @@ fn swap_sql(pairs: &[Pair]) -> Vec<String> {
 ///
 /// # Errors
 /// [`RestoreError::Moved`], [`RestoreError::Busy`], [`RestoreError::Swap`]: then the new state is in service still.
-pub async fn swap_back(endpoint: &Endpoint, pairs: &[Pair]) -> Result<(), PostgresError> {
+pub async fn swap_back(endpoint: &Endpoint, pairs: &[Pair], patience: Duration) -> Result<(), PostgresError> {
     let (_, client) = connect(endpoint, &busy(pairs)).await?;
     for pair in pairs {
         let theirs = [(&pair.name, Some(pair.new_oid)), (&pair.old, pair.replaced.map(|r| r.oid))];
@@ -104,7 +104,7 @@ pub async fn swap_back(endpoint: &Endpoint, pairs: &[Pair]) -> Result<(), Postgr
         }
     }
     let oids: Vec<u32> = pairs.iter().flat_map(|p| [Some(p.new_oid), p.replaced.map(|r| r.oid)]).flatten().collect();
-    transact(endpoint, client, &swap_back_sql(pairs), &oids, pairs, |pair| (&pair.new, pair.new_oid)).await
+    transact(endpoint, client, &swap_back_sql(pairs), &oids, (pairs, |pair| (&pair.new, pair.new_oid)), patience).await
 }
 
 fn swap_back_sql(pairs: &[Pair]) -> Vec<String> {
@@ -120,19 +120,21 @@ fn swap_back_sql(pairs: &[Pair]) -> Vec<String> {
     sql
 }
 
+/// A name, and the number of the database that bears it once a transaction is committed.
+type Outcome = fn(&Pair) -> (&String, u32);
+
 /// Runs `sql` in one transaction while sessions of the databases `oids` are ended; again, as long as it is sessions that are in the way.
-/// `outcome` names, for each pair, a name and the number of the database that bears it once the transaction is committed.
 async fn transact(
     endpoint: &Endpoint,
     mut client: Client,
     sql: &[String],
     oids: &[u32],
-    pairs: &[Pair],
-    outcome: fn(&Pair) -> (&String, u32),
+    (pairs, outcome): (&[Pair], Outcome),
+    patience: Duration,
 ) -> Result<(), PostgresError> {
     let script = format!("BEGIN READ WRITE; SET LOCAL lock_timeout = '10s'; {}; COMMIT", sql.join("; "));
     let (_, other) = connect(endpoint, &busy(pairs)).await?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     loop {
         let attempt = tokio::select! {
             attempt = client.batch_execute(&script) => attempt,
@@ -160,7 +162,7 @@ async fn transact(
     }
 }
 
-async fn is_done(client: &Client, pairs: &[Pair], outcome: fn(&Pair) -> (&String, u32)) -> Result<bool, PostgresError> {
+async fn is_done(client: &Client, pairs: &[Pair], outcome: Outcome) -> Result<bool, PostgresError> {
     let Some(pair) = pairs.first() else { return Ok(true) };
     let (name, oid) = outcome(pair);
     Ok(oid_of(client, name).await? == Some(oid))
@@ -208,9 +210,15 @@ async fn sessions(client: &Client, oids: &[u32]) -> Result<String, PostgresError
 ///
 /// # Errors
 /// [`PostgresError::Query`]; [`RestoreError::Busy`].
-pub async fn drop_helper(endpoint: &Endpoint, client: &Client, name: &str, oid: Option<u32>) -> Result<(), PostgresError> {
+pub async fn drop_helper(
+    endpoint: &Endpoint,
+    client: &Client,
+    name: &str,
+    oid: Option<u32>,
+    patience: Duration,
+) -> Result<(), PostgresError> {
     const DOING: &str = "drop a helper database";
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     let Some(found) = oid_of(client, name).await?.filter(|found| oid.is_none_or(|oid| oid == *found)) else { return Ok(()) };
     drop_subscriptions(endpoint, client, name, found).await?;
     let close = format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false IS_TEMPLATE false", ident(name));
