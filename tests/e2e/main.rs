@@ -3,8 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod postgres_source;
 mod directory;
+mod postgres_source;
 #[path = "redis/mod.rs"]
 mod redis_component;
 mod run;

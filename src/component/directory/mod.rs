@@ -26,7 +26,7 @@ mod restorer;
 mod sides;
 mod source;
 mod sparse;
-mod swap;
+pub mod swap;
 mod trash;
 mod unpack;
 pub mod walk;

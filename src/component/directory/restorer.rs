@@ -220,5 +220,8 @@ fn steps(place: &Place, artifact: &Artifact, keep_old: bool, interrupted: bool, 
 }
 
 fn leftover(path: &Path) -> String {
-    format!("note: {} is left from an earlier restore; remove it when it is not needed any more", path.display())
+    format!(
+        "note: {} is left from an earlier restore and may hold the only copy of old files; remove it when it is not needed any more",
+        path.display()
+    )
 }

@@ -83,7 +83,10 @@ impl Sides {
             let mut swap = Swap::begin(self.base.as_fd(), &self.place.target, &self.new, &self.old, self.modified)?;
             let result = swap.run();
             if result.is_err() {
+                // if even this fails, both sides stay for the next restore to find by the journal
+                self.state = State::Over;
                 swap.undo()?;
+                self.state = State::Staged;
             } else {
                 self.state = State::Swapped(swap);
             }

@@ -81,9 +81,17 @@ impl Swap {
         };
         swap.new_time = swap.with_new(modified_time).map_err(|e| swap.failed("look at", new, e))?;
         mkdirat(&swap.top, old, Mode::RWXU).map_err(|e| swap.failed("create", old, e))?;
-        swap.with_sides(|top, _, old| copy_dress(top, old, modified)).map_err(|e| swap.failed("prepare", old, e))?;
-        swap.enter(Phase::Out)?;
-        Ok(swap)
+        let begun = swap.prepare(modified);
+        if begun.is_err() {
+            // empty, or the error would have come later; where this fails the next plan names it
+            let _ = unlinkat(&swap.top, old, AtFlags::REMOVEDIR);
+        }
+        begun.map(|()| swap)
+    }
+
+    fn prepare(&mut self, modified: Time) -> Result<(), DirectoryError> {
+        self.with_sides(|top, _, old| copy_dress(top, old, modified)).map_err(|e| self.failed("prepare", &self.old, e))?;
+        self.enter(Phase::Out)
     }
 
     /// Moves the old entries out and the new ones in.
@@ -96,14 +104,17 @@ impl Swap {
     }
 
     /// Brings the old entries back from any phase, and removes the new ones and the journal.
-    pub fn undo(self) -> Result<(), DirectoryError> {
-        let back = self.with_sides(|top, new, old| {
-            if self.phase != Phase::Out {
-                move_all(top, new)?;
-            }
-            move_all(old, top)
-        });
-        back.map_err(|e| self.failed("bring the old entries back into", c"", e))?;
+    pub fn undo(mut self) -> Result<(), DirectoryError> {
+        match mkdirat(&self.top, &self.new, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(self.failed("create", &self.new, error)),
+        }
+        if self.phase != Phase::Out {
+            self.with_sides(|top, new, _| move_all(top, new)).map_err(|e| self.failed("move the new entries out of", c"", e))?;
+            // from here on what lies in the directory is old: an undo that is itself interrupted must not be taken for a swap that was
+            self.enter(Phase::Out)?;
+        }
+        self.with_sides(|top, _, old| move_all(old, top)).map_err(|e| self.failed("bring the old entries back into", c"", e))?;
         trash::remove(self.top.as_fd(), &self.new).map_err(|e| self.failed("remove", &self.new, e))?;
         let dress = openat(&self.top, &self.old, DIRECTORY, Mode::empty()).map_err(|e| self.failed("open", &self.old, e))?;
         self.drop_journal()?;

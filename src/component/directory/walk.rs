@@ -18,6 +18,7 @@ use super::ladder::{DIRECTORY, Ladder, Names, identity};
 use super::links::Links;
 use super::owners::Owners;
 use super::pipe::{PipeWriter, Stopped};
+use super::place::is_own;
 use super::warnings::Warnings;
 use super::{DirectoryError, sparse};
 
@@ -194,6 +195,10 @@ impl Walk {
         if self.exclude.matched(Path::new(OsStr::from_bytes(&self.path)), kind == FileType::Directory).is_ignore() {
             self.tally.excluded += 1;
             return Ok(());
+        }
+        if ladder.depth() == 0 && is_own(OsStr::from_bytes(name.to_bytes())) {
+            let path = shown(&self.path);
+            self.warnings.add("left from a restore", || format!("`{path}` is left from a restore; it is stored like everything else"));
         }
         match kind {
             FileType::RegularFile => self.file(ladder.handle(), name),

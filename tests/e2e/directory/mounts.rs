@@ -106,6 +106,30 @@ async fn an_interrupted_swap_is_brought_back_by_the_next_restore() {
 }
 
 #[tokio::test]
+async fn an_undo_that_is_interrupted_itself_loses_nothing() {
+    let scratch = Scratch::new();
+    let mount = Mount::new(scratch.join("volume"));
+    scratch.write("volume/.backstay-journal", "backstay-journal 1\nsuffix 0a1b2c3d\nphase in\nmodified 1\n");
+    scratch.write("volume/.backstay-old-0a1b2c3d/a", "old");
+    scratch.write("volume/.backstay-new-0a1b2c3d/c", "new");
+    scratch.write("volume/b", "new");
+    // a mount point cannot be moved: the undo stops there, after `a` was brought back
+    let obstacle = Mount::new(scratch.join("volume/.backstay-old-0a1b2c3d/m"));
+    let cut = stored_as(0, Facts::new(), || Box::new(tokio::io::empty()));
+    let to = RestoreOptions { to: Destination::Into(mount.0.display().to_string()), keep_old: false };
+    let restorer = DirectoryRestorer::new(options(std::path::Path::new("/x")));
+    let swapped_back = || {
+        let place = mount.0.clone();
+        backstay::component::directory::swap::Swap::interrupted(&place).expect("a journal").expect("an interrupted swap").undo()
+    };
+    assert!(swapped_back().is_err());
+    assert_eq!(std::fs::read(mount.0.join("a")).expect("brought back"), b"old");
+    drop(obstacle);
+    assert!(restorer.stage(&cut, &to, &RunContext::default()).await.is_err());
+    assert_eq!(names(&mount.0), ["a", "m"]);
+}
+
+#[tokio::test]
 async fn a_journal_that_is_not_understood_stops_the_restore() {
     let scratch = Scratch::new();
     let taken = taken(&scratch).await;
