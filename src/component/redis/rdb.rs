@@ -171,8 +171,6 @@ impl<R: AsyncRead + Unpin> AsyncRead for RdbReader<R> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use proptest::prelude::*;
     use tokio::io::AsyncReadExt;
 
@@ -264,15 +262,6 @@ mod tests {
             let error = reader.read_to_end(&mut Vec::new()).await.expect_err("cut");
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         }
-    }
-
-    #[test]
-    fn the_checksum_keeps_up_with_any_source() {
-        let bytes = vec![0xA5; 8 << 20];
-        let start = Instant::now();
-        std::hint::black_box(CRC.checksum(&bytes));
-        let rate = bytes.len() as f64 / start.elapsed().as_secs_f64();
-        assert!(rate > 1e8, "{rate:.0} bytes a second, in a debug build on a busy machine");
     }
 
     proptest! {
