@@ -16,7 +16,7 @@ const MAGIC: usize = 9;
 const TRAILER: usize = 8;
 const EOF: u8 = 0xFF;
 
-/// Sixteen bytes a step: above 1 GB/s in a release build, so it may run where the bytes are read.
+/// Sixteen bytes a step, 0.5 to 0.7 GB/s on a busy core: faster than a compressor, so it may run where the bytes are read.
 static CRC: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_REDIS);
 
 /// What a sound RDB was.
