@@ -156,9 +156,11 @@ pub async fn refuse_pooler(endpoint: &Endpoint, client: &Client) -> Result<(), P
     let refuse = || PostgresError::Pooler { server: endpoint.to_string() };
     let before = backend(client).await?;
     let other = endpoint.connect(None).await?;
-    if other.batch_execute("BEGIN").await.is_err() {
-        // Statement pooling allows no transactions at all.
-        return Err(refuse());
+    match other.batch_execute("BEGIN").await {
+        Ok(()) => {}
+        // Statement pooling allows no transactions at all; a server has no reason to refuse one.
+        Err(error) if error.as_db_error().is_some() => return Err(refuse()),
+        Err(error) => return Err(fault("begin a transaction")(error)),
     }
     let others = backend(&other).await?;
     let after = backend(client).await?;
