@@ -4,11 +4,11 @@
 mod support;
 
 mod directory;
+mod postgres_restore;
 mod postgres_source;
 #[path = "redis/mod.rs"]
 mod redis_component;
 mod run;
-mod postgres_restore;
 mod servers;
 mod worker;
 mod worker_process;
