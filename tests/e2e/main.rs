@@ -3,12 +3,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cli;
 mod directory;
 mod postgres_restore;
 mod postgres_source;
 #[path = "redis/mod.rs"]
 mod redis_component;
+mod restore;
+mod round_trip;
 mod run;
 mod servers;
+mod site;
+mod targets;
 mod worker;
 mod worker_process;

@@ -13,9 +13,11 @@ pub mod process;
 pub mod program;
 pub mod redis;
 pub mod redis_compare;
+pub mod sample;
 pub mod scratch;
 pub mod seaweed;
 pub mod tls;
+pub mod toml;
 pub mod tools;
 pub mod tree;
 

@@ -153,7 +153,7 @@ impl Postgres {
     }
 
     pub fn psql_in(&self, database: &str, sql: &str) -> String {
-        self.try_psql(database, sql).unwrap_or_else(|e| panic!("psql in {database}: {e}\n{sql}"))
+        self.try_psql(database, sql).unwrap_or_else(|e| panic!("psql in {database}: {e}\n{sql:.500}"))
     }
 
     /// As [`Self::psql_in`]; an error is what psql said.

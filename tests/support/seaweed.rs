@@ -57,7 +57,14 @@ impl Seaweed {
         // otherwise it keeps to the proxies of the environment, even for its own ports
         command.env_remove("http_proxy").env_remove("HTTP_PROXY").env("NO_PROXY", "*").current_dir(scratch.path());
         command.args(["-logtostderr=true", "mini", "-dir=data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-metricsPort=0"]);
-        command.args(["-admin.ui=false", "-webdav=false", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.iam=false"]);
+        command.args([
+            "-admin.ui=false",
+            "-webdav=false",
+            "-master.telemetry=false",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-s3.iam=false",
+        ]);
         command.args(["-s3.autoCreateBucket=false", &format!("-bucket={}", Self::BUCKET), &format!("-s3.config={}", config.display())]);
         for (option, port) in [("master", &master), ("volume", &volume), ("filer", &filer), ("admin", &spare)] {
             command.arg(format!("-{option}.port={}", port.number()));

@@ -1,0 +1,44 @@
+//! Sections of a configuration.
+
+use std::path::Path;
+
+use super::{Postgres, Redis, Seaweed};
+
+/// A TOML string, quoted so that any text stays what it is.
+pub fn quoted(text: impl AsRef<str>) -> String {
+    ::toml::Value::String(text.as_ref().to_owned()).to_string()
+}
+
+/// A PostgreSQL component of this name, all its databases or those given, as the superuser.
+pub fn postgres(name: &str, server: &Postgres, databases: &[&str]) -> String {
+    let databases: Vec<String> = databases.iter().map(quoted).collect();
+    format!("[postgres.{name}]\nurl = {}\ndatabases = [{}]\n", quoted(server.url("postgres")), databases.join(", "))
+}
+
+pub fn redis(name: &str, server: &Redis) -> String {
+    format!("[redis.{name}]\nurl = {}\n", quoted(server.url()))
+}
+
+pub fn directory(name: &str, path: &Path) -> String {
+    format!("[directory.{name}]\npath = {}\n", quoted(path.display().to_string()))
+}
+
+pub fn file_target(name: &str, path: &Path) -> String {
+    format!("[targets.{name}]\nurl = {}\n", quoted(format!("file://{}", path.display())))
+}
+
+pub fn s3_target(name: &str, server: &Seaweed, place: &str) -> String {
+    s3_target_as(name, server, place, &server.access_key, &server.secret_key)
+}
+
+/// With other keys than the server's own.
+pub fn s3_target_as(name: &str, server: &Seaweed, place: &str, access_key: &str, secret_key: &str) -> String {
+    format!(
+        "[targets.{name}]\nurl = {}\nendpoint = {}\nregion = \"us-east-1\"\naddressing = \"path\"\nallow_http = true\n\
+         access_key_id = {}\nsecret_access_key = {}\n",
+        quoted(format!("s3://{place}")),
+        quoted(server.endpoint()),
+        quoted(access_key),
+        quoted(secret_key)
+    )
+}
