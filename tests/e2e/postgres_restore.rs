@@ -324,6 +324,20 @@ async fn a_published_restore_can_be_undone() {
 }
 
 #[tokio::test]
+async fn an_undo_does_not_touch_what_somebody_else_put_there() {
+    let server = Postgres::start(Major::V15);
+    server.create_database("app");
+    let stored = Stored::of(options(&server, &["app"])).await;
+    let mut staged = stage(&PostgresRestorer::new(options(&server, &[])), &stored, &RestoreOptions::default()).await.expect("staged");
+    staged.publish().await.expect("published");
+    server.psql("ALTER DATABASE app RENAME TO theirs; CREATE DATABASE app");
+    server.psql_in("app", "CREATE TABLE precious ()");
+    let before = outside(&server);
+    failed(staged.undo().await, &server, &before);
+    assert_eq!(server.psql_in("app", "SELECT to_regclass('precious')"), "precious");
+}
+
+#[tokio::test]
 async fn another_name_leaves_the_original_alone() {
     let server = rich_server(Major::V15);
     let stored = Stored::of(options(&server, &[ODD])).await;
@@ -431,6 +445,24 @@ fn a_newer_server_takes_an_older_backup_and_not_the_other_way_round() {
         new.psql_in(ODD, "DROP TABLE child");
         restore(&PostgresRestorer::new(options(&new, &[])), &stored, &RestoreOptions::default()).await;
         assert_same_database(&before, &Fingerprint::of(&new, ODD));
+    });
+}
+
+#[test]
+fn every_major_gets_its_own_back() {
+    if !with_clients("postgres_restore::every_major_gets_its_own_back", &[Major::V16, Major::V17, Major::V18]) {
+        return;
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        for major in [Major::V16, Major::V17, Major::V18] {
+            let (source, target) = (rich_server(major), Postgres::start(major));
+            let stored = Stored::of(options(&source, &[ODD])).await;
+            let restored = restore(&PostgresRestorer::new(options(&target, &[])), &stored, &RestoreOptions::default()).await;
+            assert_eq!(restored.warnings, Vec::<String>::new(), "{major:?}");
+            assert_same_database(&Fingerprint::of(&source, ODD), &Fingerprint::of(&target, ODD));
+            assert_same_database(&Fingerprint::roles(&source), &Fingerprint::roles(&target));
+        }
     });
 }
 
