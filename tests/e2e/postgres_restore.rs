@@ -233,7 +233,10 @@ async fn a_damaged_or_lost_stream_changes_nothing() {
 async fn damage_that_pg_restore_stumbles_over_is_still_called_damage() {
     let server = Postgres::start(Major::V15);
     server.create_database("app");
-    server.psql_in("app", "CREATE TABLE t AS SELECT i AS a, 123456789 AS b FROM generate_series(1, 5000) i");
+    // The second table is there so that pg_restore fails long before the stream ends.
+    let tables = "CREATE TABLE a AS SELECT i AS a, 123456789 AS b FROM generate_series(1, 5000) i;
+        CREATE TABLE b AS SELECT i AS a, 'some text' AS b FROM generate_series(1, 400000) i";
+    server.psql_in("app", tables);
     let mut stored = Stored::of(options(&server, &["app"])).await;
     stored.flip("app", "\t123456789");
     let before = outside(&server);
