@@ -131,7 +131,8 @@ async fn latest(
     }
     if !trouble.is_empty() {
         // an unreachable target may hold a newer one: `latest` would lie
-        return Err(Error::Incomplete(format!("which backup is the latest cannot be told: {}", trouble.join("; "))));
+        let text = format!("which backup is the latest cannot be told: {}; name a backup, or give --target", trouble.join("; "));
+        return Err(Error::Incomplete(text));
     }
     let mut jobs: Vec<&JobName> = found.iter().map(|(_, m)| &m.job).collect();
     jobs.sort();

@@ -1,6 +1,7 @@
 //! What goes wrong with a target, and what to do about it.
 
 use std::error::Error as _;
+use std::fmt;
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ pub enum StorageError {
         target: TargetName,
         key: String,
         #[source]
-        source: object_store::Error,
+        source: Cause,
     },
     #[error("target `{target}` already holds another `{key}`")]
     Occupied { target: TargetName, key: String },
@@ -52,9 +53,36 @@ pub enum StorageError {
     LeaseLost { target: TargetName, job: JobName },
 }
 
+/// What the store answered, in a line: the code and message of S3's XML, or the innermost cause.
+#[derive(Debug)]
+pub struct Cause(pub object_store::Error);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        if let Some(code) = element(&text, "Code") {
+            return write!(f, "{code}: {}", element(&text, "Message").unwrap_or("no message"));
+        }
+        let mut innermost: &(dyn std::error::Error + 'static) = &self.0;
+        while let Some(cause) = innermost.source() {
+            innermost = cause;
+        }
+        // a status without a body has no cause below it that says more
+        if text.contains("non-2xx status code") { f.write_str(&text) } else { write!(f, "{innermost}") }
+    }
+}
+
+/// Without a source of its own: the line says what the chain below would repeat at length.
+impl std::error::Error for Cause {}
+
+fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    rest.split_once(&format!("</{name}>")).map(|(text, _)| text.trim()).filter(|text| !text.is_empty())
+}
+
 impl StorageError {
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Call { source: object_store::Error::NotFound { .. }, .. })
+        matches!(self, Self::Call { source: Cause(object_store::Error::NotFound { .. }), .. })
             || matches!(self, Self::Directory { source, .. } if source.kind() == ErrorKind::NotFound)
     }
 
@@ -78,7 +106,10 @@ impl StorageError {
 
     fn advice_by_cause(&self) -> Option<String> {
         let mut text = self.to_string();
-        let mut cause = self.source();
+        let mut cause = match self {
+            Self::Call { source, .. } => Some(&source.0 as &(dyn std::error::Error + 'static)),
+            other => other.source(),
+        };
         while let Some(error) = cause {
             if let Some(io) = error.downcast_ref::<std::io::Error>()
                 && let Some(advice) = advice_for_io(io.kind())
@@ -119,4 +150,30 @@ fn advice_for_io(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::NotFound => "Create or mount the target's directory.",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::TargetName;
+
+    fn call(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StorageError {
+        let target: TargetName = "offsite".parse().expect("a name");
+        let source = object_store::Error::Generic { store: "S3", source: source.into() };
+        StorageError::Call { action: "list", target, key: "prefix".into(), source: Cause(source) }
+    }
+
+    #[test]
+    fn what_s3_answers_is_one_line_with_advice() {
+        let error = call("404 Not Found: <Error><Code>NoSuchBucket</Code><Message>The specified bucket does not exist</Message></Error>");
+        let text = format!("{error}: {}", error.source().expect("a cause"));
+        assert_eq!(text, "list `prefix` in target `offsite`: NoSuchBucket: The specified bucket does not exist");
+        assert!(error.advice().is_some_and(|a| a.contains("Create the bucket")));
+    }
+
+    #[test]
+    fn a_full_disk_is_known_by_its_kind() {
+        let error = call(std::io::Error::from(ErrorKind::StorageFull));
+        assert!(error.advice().is_some_and(|a| a.contains("Free space")));
+    }
 }

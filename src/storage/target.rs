@@ -7,7 +7,7 @@ use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
-use super::error::StorageError;
+use super::error::{Cause, StorageError};
 use super::layout::Layout;
 use super::options::{Location, TargetOptions};
 use super::{file, s3};
@@ -83,7 +83,7 @@ impl Target {
     }
 
     pub(super) fn call<'a>(&'a self, action: &'static str, key: &'a Path) -> impl FnOnce(object_store::Error) -> StorageError + 'a {
-        move |source| StorageError::Call { action, target: self.name.clone(), key: key.to_string(), source }
+        move |source| StorageError::Call { action, target: self.name.clone(), key: key.to_string(), source: Cause(source) }
     }
 
     /// Content-Type and storage class, where the store takes them. No Content-Encoding: gzip members would be unpacked in flight.
@@ -104,7 +104,7 @@ impl Target {
             Location::File(path) => {
                 let path = path.clone();
                 tokio::task::spawn_blocking(move || file::names(&path)).await.unwrap_or_else(|e| Err(e.into())).map_err(|source| {
-                    StorageError::Call { action: "list", target: self.name.clone(), key: "/".into(), source: generic(source) }
+                    StorageError::Call { action: "list", target: self.name.clone(), key: "/".into(), source: Cause(generic(source)) }
                 })?
             }
             Location::S3 { .. } => {
