@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::args::ListArgs;
 use super::backup::status_word;
-use super::{choose_targets, output};
+use super::{choose_job, choose_targets, output};
 use crate::assembly;
 use crate::catalog::{Catalog, Entry};
 use crate::chain::describe;
@@ -34,6 +34,13 @@ pub(super) async fn run(settings: &Settings, args: ListArgs) -> Result<(), Error
             Ok(entries) => entries.into_iter().for_each(|entry| merge(&mut rows, catalog.target().name(), entry)),
             Err(error) => unread.push(explain(&error, error.advice())),
         }
+    }
+    if let Some(job) = &args.job
+        && rows.is_empty()
+        && unread.is_empty()
+    {
+        // a job that is no longer configured may still have backups; one that is neither is a slip of the pen
+        choose_job(settings, Some(job))?;
     }
     if args.json {
         output::json(&rows.values().map(Row::to_json).collect::<Vec<_>>())?;
