@@ -210,8 +210,9 @@ impl Run<'_> {
         let stopped = self.cancel.is_cancelled();
         let any = outcomes.iter().any(|o| o.component.status == ComponentStatus::Complete);
         let live = self.lanes.iter().any(|l| l.failure().is_none());
+        let keeps = !stopped && any && live;
         for outcome in &outcomes {
-            if stopped || !any || outcome.component.status != ComponentStatus::Complete {
+            if !keeps || outcome.component.status != ComponentStatus::Complete {
                 self.discard(&name, &outcome.stored).await;
             }
         }
@@ -231,14 +232,19 @@ impl Run<'_> {
         let manifest = self.manifest(name, components);
         let mut pruned = Vec::new();
         for (lane, lease) in self.lanes.iter().zip(leases) {
+            let mut taken = false;
             if lane.failure().is_none()
                 && let Err(error) = self.commit(lane, lease, &manifest).await
             {
+                // then what lies there belongs to another backup
+                taken = matches!(error, StorageError::Occupied { .. });
                 lane.fail(&error);
             }
             let mut report = TargetReport { name: lane.target().name().clone(), failure: lane.failure(), prune_failures: Vec::new() };
             if report.failure.is_some() {
-                self.discard_lane(lane, &manifest.name, manifest.artifacts().map(|a| &a.path)).await;
+                if !taken {
+                    retract(lane, &manifest).await;
+                }
             } else if manifest.status == Status::Complete {
                 let catalog = Catalog::new(lane.target().clone());
                 let outcome = prune(&catalog, &self.job.name, &self.job.policy, self.clock.now()).await;
@@ -381,23 +387,24 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// What cannot be removed now is swept later.
     async fn discard(&self, name: &BackupName, stored: &[ArtifactPath]) {
         for lane in &self.lanes {
-            self.discard_lane(lane, name, stored.iter()).await;
-        }
-    }
-
-    /// What cannot be removed now is swept later.
-    async fn discard_lane(&self, lane: &Lane, name: &BackupName, stored: impl Iterator<Item = &ArtifactPath>) {
-        for path in stored {
-            if let Err(error) = lane.target().delete(&lane.target().layout().artifact(name, path)).await {
-                tracing::warn!("{}; it is removed a day from now", describe(&error));
-                return;
+            for path in stored {
+                if let Err(error) = lane.target().delete(&lane.target().layout().artifact(name, path)).await {
+                    tracing::warn!("{}; it is removed a day from now", describe(&error));
+                    break;
+                }
             }
         }
-        if lane.failure().is_some() {
-            let _ = lane.target().delete(&lane.target().layout().sums(name)).await;
-        }
+    }
+}
+
+/// Removes what a target holds of a backup that is not to be there, in the order of every removal: a store may have kept a manifest whose
+/// answer was lost, and that manifest must never outlive its artifacts.
+async fn retract(lane: &Lane, manifest: &Manifest) {
+    if let Err(error) = Catalog::new(lane.target().clone()).remove(manifest).await {
+        tracing::warn!("{}; what is left of {} is removed a day from now if it has no manifest", describe(&error), manifest.name);
     }
 }
 

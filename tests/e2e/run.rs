@@ -225,9 +225,20 @@ async fn a_target_that_fails_midway_does_not_fail_the_other() {
 #[tokio::test]
 async fn with_no_target_left_there_is_no_backup() {
     let house = House::new();
-    let mut job = house.job(vec![source("good", 24 << 20, End::Whole)], &[]);
+    // the small one is stored whole before the target fails
+    let mut job = house.job(vec![source("small", 10, End::Whole), source("good", 24 << 20, End::Whole)], &[]);
     job.codec = Codec::new(Encoding::None, 0).expect("a codec");
     job.targets.push(("broken".parse().expect("a name"), Ok(faulty::target(&house.path("broken"), 1))));
+    let error = house.run_job(job, Request::default()).await.expect_err("no target");
+    assert!(matches!(error, JobError::NoTarget { .. }), "{error:?}");
+    assert_eq!(house.files("broken"), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_manifest_whose_answer_was_lost_does_not_outlive_its_artifacts() {
+    let house = House::new();
+    let mut job = house.job(vec![source("good", 10, End::Whole)], &[]);
+    job.targets.push(("broken".parse().expect("a name"), Ok(faulty::silent(&house.path("broken")))));
     let error = house.run_job(job, Request::default()).await.expect_err("no target");
     assert!(matches!(error, JobError::NoTarget { .. }), "{error:?}");
     assert_eq!(house.files("broken"), Vec::<String>::new());
@@ -340,7 +351,7 @@ async fn what_a_dead_run_left_is_swept_a_day_later_and_nothing_else_is() {
     assert!(old.join("notes of the operator.txt").exists());
 }
 
-/// A real file target whose uploads fail after some parts.
+/// A real file target whose uploads fail after some parts, or whose answers get lost.
 mod faulty {
     use std::fmt;
     use std::path::Path;
@@ -357,10 +368,20 @@ mod faulty {
         PutPayload, PutResult, Result, UploadPart,
     };
 
+    /// Fails every upload after `parts` parts.
     pub(super) fn target(path: &Path, parts: usize) -> Target {
+        open(path, parts, 0)
+    }
+
+    /// Stores a manifest, and loses the answer; then it cannot be read back.
+    pub(super) fn silent(path: &Path) -> Target {
+        open(path, usize::MAX, 2)
+    }
+
+    fn open(path: &Path, parts: usize, lost: usize) -> Target {
         std::fs::create_dir_all(path).expect("made");
         let inner = LocalFileSystem::new_with_prefix(path).expect("a store").with_automatic_cleanup(true);
-        let store = Faulty { inner, left: Arc::new(AtomicUsize::new(parts)) };
+        let store = Faulty { inner, left: Arc::new(AtomicUsize::new(parts)), lost: AtomicUsize::new(lost) };
         let options =
             TargetOptions { name: "broken".parse().expect("a name"), location: Location::File(path.into()), s3: S3Options::default() };
         Target::over(&options, Arc::new(store), "")
@@ -370,6 +391,22 @@ mod faulty {
     struct Faulty {
         inner: LocalFileSystem,
         left: Arc<AtomicUsize>,
+        /// Answers about a manifest that get lost.
+        lost: AtomicUsize,
+    }
+
+    impl Faulty {
+        fn answer<T>(&self, location: &Key, answer: T) -> Result<T> {
+            if location.filename() == Some("manifest.json") && spend(&self.lost) {
+                return Err(object_store::Error::Generic { store: "faulty", source: "connection reset by peer".into() });
+            }
+            Ok(answer)
+        }
+    }
+
+    /// False: there was nothing left.
+    fn spend(left: &AtomicUsize) -> bool {
+        left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
     }
 
     impl fmt::Display for Faulty {
@@ -388,7 +425,7 @@ mod faulty {
     impl MultipartUpload for FaultyUpload {
         fn put_part(&mut self, data: PutPayload) -> UploadPart {
             let part = self.inner.put_part(data);
-            let spent = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_err();
+            let spent = !spend(&self.left);
             Box::pin(async move {
                 if spent {
                     return Err(object_store::Error::Generic { store: "faulty", source: "no space left on device".into() });
@@ -409,7 +446,8 @@ mod faulty {
     #[async_trait]
     impl ObjectStore for Faulty {
         async fn put_opts(&self, location: &Key, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-            self.inner.put_opts(location, payload, opts).await
+            let answer = self.inner.put_opts(location, payload, opts).await?;
+            self.answer(location, answer)
         }
 
         async fn put_multipart_opts(&self, location: &Key, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -418,7 +456,8 @@ mod faulty {
         }
 
         async fn get_opts(&self, location: &Key, options: GetOptions) -> Result<GetResult> {
-            self.inner.get_opts(location, options).await
+            let answer = self.inner.get_opts(location, options).await?;
+            self.answer(location, answer)
         }
 
         fn delete_stream(&self, locations: BoxStream<'static, Result<Key>>) -> BoxStream<'static, Result<Key>> {
