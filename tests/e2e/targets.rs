@@ -80,10 +80,10 @@ fn a_read_only_target_fails_the_run() {
 }
 
 #[test]
-fn a_missing_bucket_fails_the_run_and_is_named() {
+fn a_missing_bucket_fails_the_run_and_is_said() {
     let (source, store) = (source(), Seaweed::start());
     let backstay = Backstay::new(&[component(&source), toml::s3_target("s3", &store, "nowhere")].concat());
-    backstay.run(&["backup"]).expect_code(3).expect_message("nowhere");
+    backstay.run(&["backup"]).expect_code(3).expect_message("target `s3`").expect_message("bucket does not exist");
     backstay.run(&["check"]).expect_code(3);
     assert_ne!(backstay.run(&["listbackups"]).code, Some(0), "an unreadable target is no empty one");
 }
