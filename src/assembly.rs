@@ -1,13 +1,10 @@
 //! From settings to working parts: the one place that knows every kind of component and target.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::component::directory::{DirectoryOptions, DirectoryRestorer, DirectorySource};
-use crate::component::postgres::PostgresOptions;
-use crate::component::postgres::restore::PostgresRestorer;
-use crate::component::postgres::source::PostgresSource;
-use crate::component::redis::{Method, RedisOptions, RedisRestorer, RedisSource};
+use crate::component::postgres::{PostgresOptions, PostgresRestorer, PostgresSource};
+use crate::component::redis::{RedisOptions, RedisRestorer, RedisSource};
 use crate::component::{Restorer, Source};
 use crate::config::{ComponentOptions, JobSettings, Settings};
 use crate::job::Job;
@@ -37,43 +34,9 @@ pub fn restorer(options: &ComponentOptions, kind: Kind) -> Option<Arc<dyn Restor
 /// The restorer of a component that this host's configuration does not know; its destination must be given.
 pub fn unconfigured_restorer(name: ComponentName, kind: Kind) -> Arc<dyn Restorer> {
     match kind {
-        Kind::Postgres => Arc::new(PostgresRestorer::new(PostgresOptions {
-            name,
-            url: None,
-            host: None,
-            port: None,
-            user: None,
-            password: None,
-            database: None,
-            sslmode: None,
-            sslrootcert: None,
-            sslcert: None,
-            sslkey: None,
-            databases: Vec::new(),
-            globals: true,
-            jobs: NonZeroU32::MIN,
-        })),
-        Kind::Redis => Arc::new(RedisRestorer::new(RedisOptions {
-            name,
-            url: None,
-            host: None,
-            port: None,
-            username: None,
-            password: None,
-            db: None,
-            tls: false,
-            ca_file: None,
-            method: Method::Auto,
-            rdb_path: None,
-            required: true,
-        })),
-        Kind::Directory => Arc::new(DirectoryRestorer::new(DirectoryOptions {
-            name,
-            path: "/".into(),
-            exclude: Vec::new(),
-            skip_unreadable: false,
-            required: true,
-        })),
+        Kind::Postgres => Arc::new(PostgresRestorer::new(PostgresOptions::new(name))),
+        Kind::Redis => Arc::new(RedisRestorer::new(RedisOptions::new(name))),
+        Kind::Directory => Arc::new(DirectoryRestorer::new(DirectoryOptions::new(name, "/".into()))),
     }
 }
 

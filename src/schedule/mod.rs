@@ -12,7 +12,9 @@ use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 use thiserror::Error;
 
-pub mod timetable;
+mod timetable;
+
+pub use timetable::{Timetable, TimetableError, Trigger};
 
 /// Why a text is not a schedule.
 #[derive(Debug, Error)]

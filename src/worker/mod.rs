@@ -20,14 +20,14 @@ use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::clock::Clock;
 use crate::name::JobName;
-use crate::schedule::timetable::{Timetable, TimetableError, Trigger};
+use crate::schedule::{Timetable, TimetableError, Trigger};
 
-pub mod board;
+mod board;
 pub mod health;
 mod http;
 mod notify;
 mod run;
-pub mod runner;
+mod runner;
 pub mod signals;
 
 pub use runner::{PlannedJob, Reload, RunOutcome, Runner};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use backstay::component::postgres::restore::PostgresRestorer;
+use backstay::component::postgres::PostgresRestorer;
 use backstay::component::{ComponentError, Destination, RestoreOptions, Restored, Restorer, RunContext, Staged};
 use backstay::pipeline::UnpackError;
 

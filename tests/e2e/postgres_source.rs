@@ -7,13 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use backstay::chain::describe;
-use backstay::component::postgres::binaries::{self, Binary, Tool};
-use backstay::component::postgres::connect::Endpoint;
-use backstay::component::postgres::dump::Dump;
-use backstay::component::postgres::facts;
-use backstay::component::postgres::snapshot::{Patience, Snapshot};
-use backstay::component::postgres::source::PostgresSource;
-use backstay::component::postgres::{PostgresError, PostgresOptions};
+use backstay::component::postgres::{
+    Binary, Dump, Endpoint, Patience, PostgresError, PostgresOptions, PostgresSource, Snapshot, Tool, facts,
+};
 use backstay::component::{Artifact, ComponentError, Notes, RunContext, Source};
 use backstay::secret::Secret;
 use tokio::io::AsyncReadExt;
@@ -26,22 +22,7 @@ use crate::support::{Authority, Fingerprint, Major, Postgres, Scratch};
 const IMPATIENT: Patience = Patience { lock_wait: Duration::from_secs(2), attempts: 2 };
 
 fn options(url: &str) -> PostgresOptions {
-    PostgresOptions {
-        name: "postgres".parse().expect("a name"),
-        url: Some(Secret::parse(url)),
-        host: None,
-        port: None,
-        user: None,
-        password: None,
-        database: None,
-        sslmode: None,
-        sslrootcert: None,
-        sslcert: None,
-        sslkey: None,
-        databases: Vec::new(),
-        globals: true,
-        jobs: std::num::NonZeroU32::MIN,
-    }
+    PostgresOptions { url: Some(Secret::parse(url)), ..PostgresOptions::new("postgres".parse().expect("a name")) }
 }
 
 fn only(server: &Postgres, database: &str) -> PostgresOptions {
@@ -299,7 +280,7 @@ async fn until(mut done: impl FnMut() -> bool) {
 async fn start(server: &Postgres, database: &str) -> Result<Dump, PostgresError> {
     let endpoint = Endpoint::from_options(&options(&server.url(database))).expect("an endpoint");
     let (endpoint, _) = endpoint.settle(None).await.expect("a connection");
-    let pg_dump = binaries::find(Tool::PgDump, 15).await.expect("installed");
+    let pg_dump = Tool::PgDump.find(15).await.expect("installed");
     Dump::start(&endpoint, &pg_dump, &IMPATIENT, &Notes::default(), &CancellationToken::new()).await
 }
 
@@ -485,7 +466,7 @@ async fn verdicts(server: &Postgres, mode: &str, root: &str, host: &str) -> (boo
         ..options(&url)
     };
     let endpoint = Endpoint::from_options(&options).expect("an endpoint");
-    let psql = binaries::find(Tool::Psql, 15).await.expect("installed");
+    let psql = Tool::Psql.find(15).await.expect("installed");
     let theirs = psql.command().args(["-XAtc", "SELECT 1"]).envs(endpoint.child_env(15)).run(&CancellationToken::new()).await;
     (endpoint.connect(None).await.is_ok(), theirs.is_ok())
 }

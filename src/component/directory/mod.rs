@@ -15,25 +15,26 @@ use thiserror::Error;
 
 use crate::name::ComponentName;
 
-pub mod archive;
-pub mod attributes;
-pub mod ladder;
+mod archive;
+mod attributes;
+mod ladder;
 mod links;
 mod owners;
-pub mod pipe;
-pub mod place;
+mod pipe;
+mod place;
 mod restorer;
 mod sides;
 mod source;
 mod sparse;
-pub mod swap;
+mod swap;
 mod trash;
 mod unpack;
-pub mod walk;
+mod walk;
 mod warnings;
 
 pub use restorer::DirectoryRestorer;
 pub use source::DirectorySource;
+pub use swap::Swap;
 
 /// Which tree to take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,13 @@ pub struct DirectoryOptions {
     pub skip_unreadable: bool,
     /// False for the directories that are only built-in defaults: one that does not exist is absent rather than failed.
     pub required: bool,
+}
+
+impl DirectoryOptions {
+    /// The whole tree at `path`, which must exist.
+    pub fn new(name: ComponentName, path: PathBuf) -> Self {
+        Self { name, path, exclude: Vec::new(), skip_unreadable: false, required: true }
+    }
 }
 
 /// What went wrong; each variant names action and subject.

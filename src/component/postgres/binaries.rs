@@ -34,6 +34,21 @@ impl Tool {
             Self::Psql => "psql",
         }
     }
+
+    /// The installed program that fits a server of version `server_major`.
+    ///
+    /// # Errors
+    /// [`PostgresError::NoClient`] names the versions that were found.
+    pub async fn find(self, server_major: u32) -> Result<Binary, PostgresError> {
+        let found = installed(self, &directories()).await;
+        let majors: BTreeSet<u32> = found.iter().map(|b| b.major).collect();
+        let wanted = choose(server_major, &majors);
+        found.into_iter().find(|b| Some(b.major) == wanted).ok_or_else(|| PostgresError::NoClient {
+            tool: self.as_str(),
+            server: server_major,
+            found: majors.into_iter().collect(),
+        })
+    }
 }
 
 /// An installed client program.
@@ -50,21 +65,6 @@ impl Binary {
     pub fn command(&self) -> Command {
         Command::new(&self.path)
     }
-}
-
-/// The installed `tool` that fits a server of version `server_major`.
-///
-/// # Errors
-/// [`PostgresError::NoClient`] names the versions that were found.
-pub async fn find(tool: Tool, server_major: u32) -> Result<Binary, PostgresError> {
-    let found = installed(tool, &directories()).await;
-    let majors: BTreeSet<u32> = found.iter().map(|b| b.major).collect();
-    let wanted = choose(server_major, &majors);
-    found.into_iter().find(|b| Some(b.major) == wanted).ok_or_else(|| PostgresError::NoClient {
-        tool: tool.as_str(),
-        server: server_major,
-        found: majors.into_iter().collect(),
-    })
 }
 
 /// The installed `pg_restore` that reads what `pg_dump` of version `dump` wrote, and sends what a server of version `server` understands.

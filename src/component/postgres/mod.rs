@@ -10,31 +10,39 @@ use crate::name::ComponentName;
 use crate::process::ProcessError;
 use crate::secret::{Secret, SecretError};
 
-pub mod binaries;
-pub mod connect;
-pub mod conninfo;
-pub mod contents;
-pub mod destination;
-pub mod dump;
-pub mod dumpall;
+mod binaries;
+mod connect;
+mod conninfo;
+mod contents;
+mod destination;
+mod dump;
+mod dumpall;
 pub mod facts;
-pub mod globals;
-pub mod helper;
-pub mod inspect;
-pub mod load;
-pub mod plan;
-pub mod recreate;
+mod globals;
+mod helper;
+mod inspect;
+mod load;
+mod plan;
+mod recreate;
 mod resolve;
-pub mod restore;
-pub mod restore_error;
-pub mod script;
-pub mod server;
-pub mod snapshot;
-pub mod source;
-pub mod sql;
-pub mod staged;
-pub mod swap;
-pub mod tls;
+mod restore;
+mod restore_error;
+mod script;
+mod server;
+mod snapshot;
+mod source;
+mod sql;
+mod staged;
+mod swap;
+mod tls;
+
+pub use binaries::{Binary, Tool};
+pub use connect::Endpoint;
+pub use dump::Dump;
+pub use restore::PostgresRestorer;
+pub use restore_error::RestoreError;
+pub use snapshot::{Holder, Patience, Snapshot};
+pub use source::PostgresSource;
 
 /// What went wrong; each variant names action and subject.
 #[derive(Debug, Error)]
@@ -182,4 +190,26 @@ pub struct PostgresOptions {
     pub globals: bool,
     /// Streams of a dump.
     pub jobs: NonZeroU32,
+}
+
+impl PostgresOptions {
+    /// Nothing configured but the name: the server that libpq's variables name, its one database, its globals.
+    pub fn new(name: ComponentName) -> Self {
+        Self {
+            name,
+            url: None,
+            host: None,
+            port: None,
+            user: None,
+            password: None,
+            database: None,
+            sslmode: None,
+            sslrootcert: None,
+            sslcert: None,
+            sslkey: None,
+            databases: Vec::new(),
+            globals: true,
+            jobs: NonZeroU32::MIN,
+        }
+    }
 }

@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
-use super::binaries::{self, Binary, TRANSACTION_TIMEOUT, Tool};
+use super::binaries::{Binary, TRANSACTION_TIMEOUT, Tool};
 use super::connect::Endpoint;
 use super::dump::Dump;
 use super::facts::{self, DatabaseFacts, Databases};
@@ -55,7 +55,7 @@ impl PostgresSource {
         let (endpoint, client) = self.connect(&endpoint).await?;
         server::refuse_pooler(&endpoint, &client).await?;
         let server = Server::ask(&client).await?;
-        let pg_dump = binaries::find(Tool::PgDump, server.major()).await?;
+        let pg_dump = Tool::PgDump.find(server.major()).await?;
         if server.major() < TRANSACTION_TIMEOUT && pg_dump.major >= TRANSACTION_TIMEOUT {
             return Err(PostgresError::Unrestorable { server: server.major(), client: pg_dump.major });
         }
@@ -160,7 +160,7 @@ impl Source for PostgresSource {
         if self.options.globals {
             let cancel = CancellationToken::new();
             let notes = Notes::default();
-            let pg_dumpall = binaries::find(Tool::PgDumpall, survey.server.major()).await?;
+            let pg_dumpall = Tool::PgDumpall.find(survey.server.major()).await?;
             dumpall::globals(&survey.endpoint, &pg_dumpall, &notes, &cancel).await.map_err(PostgresError::from)?;
             hints.extend(notes.take().1);
         }
@@ -194,7 +194,7 @@ impl Source for PostgresSource {
 }
 
 async fn globals(survey: &Survey, run: &RunContext) -> Result<Option<Artifact>, ComponentError> {
-    let pg_dumpall = match binaries::find(Tool::PgDumpall, survey.server.major()).await {
+    let pg_dumpall = match Tool::PgDumpall.find(survey.server.major()).await {
         Ok(pg_dumpall) => pg_dumpall,
         Err(error) => {
             run.notes.warn(format!("the backup holds no roles and tablespaces: {error}"));

@@ -112,24 +112,10 @@ fn tcp(url: &Url, tls: bool) -> Result<Address, RedisError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::component::redis::Method;
     use crate::secret::Secret;
 
     fn options() -> RedisOptions {
-        RedisOptions {
-            name: "redis".parse().expect("a name"),
-            url: None,
-            host: None,
-            port: None,
-            username: None,
-            password: None,
-            db: None,
-            tls: false,
-            ca_file: None,
-            method: Method::Auto,
-            rdb_path: None,
-            required: true,
-        }
+        RedisOptions::new("redis".parse().expect("a name"))
     }
 
     fn parsed(text: &str) -> (String, Option<String>, Option<String>, bool) {

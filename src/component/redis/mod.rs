@@ -49,6 +49,26 @@ pub struct RedisOptions {
     pub required: bool,
 }
 
+impl RedisOptions {
+    /// Nothing configured but the name: the server at localhost.
+    pub fn new(name: ComponentName) -> Self {
+        Self {
+            name,
+            url: None,
+            host: None,
+            port: None,
+            username: None,
+            password: None,
+            db: None,
+            tls: false,
+            ca_file: None,
+            method: Method::Auto,
+            rdb_path: None,
+            required: true,
+        }
+    }
+}
+
 /// How the RDB is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Method {

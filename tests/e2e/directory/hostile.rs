@@ -51,7 +51,12 @@ impl Forged {
     fn pax(self, records: &[(&str, &[u8])]) -> Self {
         let mut body = Vec::new();
         for (key, value) in records {
-            backstay::component::directory::archive::pax::put(&mut body, key.as_bytes(), value);
+            // the length counts its own digits: for the records here, two or three of them
+            let rest = key.len() + value.len() + 3;
+            let length = if rest + 2 < 100 { rest + 2 } else { rest + 3 };
+            body.extend_from_slice(format!("{length} {key}=").as_bytes());
+            body.extend_from_slice(value);
+            body.push(b'\n');
         }
         self.entry(EntryType::XHeader, b"pax", b"", &body)
     }

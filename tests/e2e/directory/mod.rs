@@ -21,13 +21,7 @@ mod restore;
 mod source;
 
 fn options(path: &Path) -> DirectoryOptions {
-    DirectoryOptions {
-        name: "media".parse().expect("valid"),
-        path: path.to_owned(),
-        exclude: Vec::new(),
-        skip_unreadable: false,
-        required: true,
-    }
+    DirectoryOptions::new("media".parse().expect("valid"), path.to_owned())
 }
 
 /// A tree that was read to its end.

@@ -120,7 +120,7 @@ async fn an_undo_that_is_interrupted_itself_loses_nothing() {
     let restorer = DirectoryRestorer::new(options(std::path::Path::new("/x")));
     let swapped_back = || {
         let place = mount.0.clone();
-        backstay::component::directory::swap::Swap::interrupted(&place).expect("a journal").expect("an interrupted swap").undo()
+        backstay::component::directory::Swap::interrupted(&place).expect("a journal").expect("an interrupted swap").undo()
     };
     assert!(swapped_back().is_err());
     assert_eq!(std::fs::read(mount.0.join("a")).expect("brought back"), b"old");

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use backstay::component::postgres::PostgresOptions;
-use backstay::component::postgres::source::PostgresSource;
+use backstay::component::postgres::{PostgresOptions, PostgresSource};
 use backstay::component::{ArtifactOpener, ByteStream, RunContext, Source, StoredComponent};
 use backstay::manifest::{self, ComponentStatus, Encoding, Kind};
 use backstay::name::ArtifactPath;
@@ -32,20 +31,9 @@ pub fn options(server: &Postgres, databases: &[&str]) -> PostgresOptions {
 
 pub fn options_of(url: &str, databases: &[&str]) -> PostgresOptions {
     PostgresOptions {
-        name: "pg".parse().expect("a name"),
         url: Some(Secret::parse(url)),
-        host: None,
-        port: None,
-        user: None,
-        password: None,
-        database: None,
-        sslmode: None,
-        sslrootcert: None,
-        sslcert: None,
-        sslkey: None,
         databases: databases.iter().map(|d| (*d).to_owned()).collect(),
-        globals: true,
-        jobs: std::num::NonZeroU32::MIN,
+        ..PostgresOptions::new("pg".parse().expect("a name"))
     }
 }
 

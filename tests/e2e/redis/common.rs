@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use backstay::component::redis::{Method, RedisOptions, RedisRestorer, RedisSource};
+use backstay::component::redis::{RedisOptions, RedisRestorer, RedisSource};
 use backstay::component::{
     ArtifactOpener, ByteStream, ComponentError, Destination, RestoreOptions, Restored, Restorer, RunContext, Source, Staged,
     StoredComponent,
@@ -17,20 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use crate::support::Redis;
 
 pub fn options(url: &str) -> RedisOptions {
-    RedisOptions {
-        name: "redis".parse().expect("a name"),
-        url: Some(Secret::parse(url)),
-        host: None,
-        port: None,
-        username: None,
-        password: None,
-        db: None,
-        tls: false,
-        ca_file: None,
-        method: Method::Auto,
-        rdb_path: None,
-        required: true,
-    }
+    RedisOptions { url: Some(Secret::parse(url)), ..RedisOptions::new("redis".parse().expect("a name")) }
 }
 
 /// A stored RDB with what its manifest would say.

@@ -6,10 +6,10 @@
 
 use thiserror::Error;
 
-pub mod header;
-pub mod pax;
-pub mod read;
-pub mod write;
+pub(super) mod header;
+pub(super) mod pax;
+pub(super) mod read;
+pub(super) mod write;
 
 /// Size of a tar block, in bytes.
 pub const BLOCK: usize = 512;
