@@ -1,0 +1,115 @@
+//! The stdout of a child as a stream whose end means success.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::process::ChildStdout;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::child::Child;
+use super::{ProcessError, Stderr};
+
+/// The stdout of a child. Its end means that the child exited with status 0 and that what was to follow (see [`ChildStream::then`])
+/// succeeded. Dropping it kills the child.
+pub struct ChildStream {
+    stdout: ChildStdout,
+    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+    state: State,
+    then: Option<Then>,
+}
+
+impl fmt::Debug for ChildStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChildStream").field("pid", &self.pid()).finish_non_exhaustive()
+    }
+}
+
+type Then = Box<dyn FnOnce(Stderr) -> BoxFuture<'static, io::Result<()>> + Send>;
+
+enum State {
+    Reading(Box<Child>),
+    Ending(String, BoxFuture<'static, io::Result<()>>),
+    Ended,
+    /// The error was given out; it stays an error.
+    Failed(String),
+}
+
+impl ChildStream {
+    /// The stream of a child that was just started.
+    pub(super) fn new(mut child: Child, cancel: &CancellationToken) -> Self {
+        let stdout = child.take_stdout();
+        let cancelled = Box::pin(cancel.clone().cancelled_owned());
+        Self { stdout, cancelled, state: State::Reading(Box::new(child)), then: None }
+    }
+
+    /// Does `f` after the child exited with status 0 and before the end is reported; an error of `f` is the stream's. `f` gets what the
+    /// child wrote to stderr: warnings, usually.
+    #[must_use]
+    pub fn then(mut self, f: impl FnOnce(Stderr) -> BoxFuture<'static, io::Result<()>> + Send + 'static) -> Self {
+        self.then = Some(Box::new(f));
+        self
+    }
+
+    /// Of the child, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        match &self.state {
+            State::Reading(child) => child.id(),
+            _ => None,
+        }
+    }
+
+    fn fail(&mut self, error: io::Error) -> Poll<io::Result<()>> {
+        self.state = State::Failed(error.to_string());
+        Poll::Ready(Err(error))
+    }
+}
+
+impl AsyncRead for ChildStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            let program = match &mut this.state {
+                State::Ended => return Poll::Ready(Ok(())),
+                State::Failed(again) => return Poll::Ready(Err(io::Error::other(again.clone()))),
+                State::Reading(child) => child.program.clone(),
+                State::Ending(program, _) => program.clone(),
+            };
+            if this.cancelled.as_mut().poll(cx).is_ready() {
+                return this.fail(io::Error::other(ProcessError::Cancelled { program }));
+            }
+            if let State::Ending(_, end) = &mut this.state {
+                match ready!(end.as_mut().poll(cx)) {
+                    Ok(()) => this.state = State::Ended,
+                    Err(error) => return this.fail(error),
+                }
+                continue;
+            }
+            let before = buf.filled().len();
+            if let Err(source) = ready!(Pin::new(&mut this.stdout).poll_read(cx, buf)) {
+                return this.fail(io::Error::other(ProcessError::Output { program, source }));
+            }
+            if buf.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+            if let State::Reading(mut child) = std::mem::replace(&mut this.state, State::Ended) {
+                let then = this.then.take();
+                let end = async move {
+                    let stderr = child.end().await.map_err(io::Error::other)?;
+                    match then {
+                        Some(then) => then(stderr).await,
+                        None => Ok(()),
+                    }
+                };
+                this.state = State::Ending(program, Box::pin(end));
+            }
+        }
+    }
+}
