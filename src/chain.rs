@@ -18,6 +18,14 @@ pub fn describe(error: &(dyn Error + 'static)) -> String {
     text.replace(['\n', '\r'], " ")
 }
 
+/// [`describe`], and the advice that goes with the error as a sentence of its own.
+pub fn explain(error: &(dyn Error + 'static), advice: Option<String>) -> String {
+    match advice {
+        Some(advice) => format!("{}. {advice}", describe(error)),
+        None => describe(error),
+    }
+}
+
 /// The first error of type `T` in the chain, also inside an [`io::Error`], whose `source` passes over what it wraps.
 pub fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     let mut next = Some(error);

@@ -17,25 +17,37 @@ pub(super) struct Args {
     pub(super) command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done · 1 unexpected failure · 2 usage, or not confirmed · 3 incomplete: a component, target or deletion \
-failed · 10 no such backup, target, job or component · 11 busy · 12 integrity: stored bytes do not match · 78 invalid configuration · 130 cancelled";
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  unexpected failure
+    2  usage, or not confirmed
+    3  incomplete: a component, target or deletion failed
+   10  no such backup, target, job or component
+   11  busy: another run holds the job or the target
+   12  integrity: stored bytes do not match
+   78  invalid configuration
+  130  cancelled";
+
+/// Apart from the options of the verb, which are what a reader of its help looks for.
+const GLOBAL: &str = "Global options";
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Global {
     /// Configuration file [default: $BACKSTAY_CONFIG, ./config/backstay.toml, /etc/backstay/backstay.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Form of the log on stderr
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    /// Form of the log, which goes to stderr
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub(super) log_format: LogFormat,
     /// Log more; twice for everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, help_heading = GLOBAL, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     pub(super) verbose: u8,
     /// Log errors only
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub(super) quiet: bool,
     /// Show no progress on a terminal
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(super) no_progress: bool,
 }
 
@@ -55,13 +67,13 @@ pub(super) enum Command {
     /// List backups
     #[command(visible_alias = "list")]
     Listbackups(ListArgs),
-    /// Restore a backup by its name
+    /// Restore a backup
     Restore(RestoreArgs),
     /// Apply retention now
     Prune(PruneArgs),
     /// Check configuration, connections, client versions, space, permissions and next run times
     Check(CheckArgs),
-    /// Show, explain or begin a configuration
+    /// Show the configuration, print its schema, or write an example
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
@@ -78,8 +90,8 @@ pub(super) enum Command {
 pub(super) struct BackupArgs {
     /// The job; may be left out if there is only one, or one named `default`
     pub(super) job: Option<JobName>,
-    /// Only these components
-    #[arg(long, value_delimiter = ',', value_name = "COMPONENT")]
+    /// Only these components, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "COMPONENT,…")]
     pub(super) only: Vec<ComponentName>,
     /// Print the result as JSON
     #[arg(long)]
@@ -94,22 +106,22 @@ pub(super) struct ListArgs {
     /// Only this target
     #[arg(long)]
     pub(super) target: Option<TargetName>,
-    /// Print JSON
+    /// Print the result as JSON
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RestoreArgs {
-    /// Accepted for compatibility with authentik's old command
+    /// Changes nothing; authentik's old command had it
     #[arg(short = 'i')]
     pub(super) _interactive: bool,
     /// Name of a backup, or `latest`: the newest complete one
     pub(super) name: String,
-    /// Only these components
-    #[arg(long, value_delimiter = ',', value_name = "COMPONENT")]
+    /// Only these components, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "COMPONENT,…")]
     pub(super) only: Vec<ComponentName>,
-    /// For `latest`: of this job
+    /// With `latest`: of this job
     #[arg(long)]
     pub(super) job: Option<JobName>,
     /// Read from this target
@@ -118,14 +130,14 @@ pub(super) struct RestoreArgs {
     /// Restore a component elsewhere: `postgres=postgres://host/newname`, `media=/tmp/look`, `redis=file:///tmp/dump.rdb`
     #[arg(long, value_name = "COMPONENT=DESTINATION")]
     pub(super) into: Vec<String>,
-    /// Print what would happen, and stop
+    /// Print what would happen; change nothing
     #[arg(long)]
     pub(super) dry_run: bool,
     /// Keep what is replaced, under another name
     #[arg(long)]
     pub(super) keep_old: bool,
-    /// Do not ask
-    #[arg(long, alias = "noinput")]
+    /// Do not ask for confirmation
+    #[arg(long, visible_alias = "noinput")]
     pub(super) yes: bool,
     /// Print the result as JSON
     #[arg(long)]
@@ -143,7 +155,7 @@ pub(super) struct PruneArgs {
     /// Print what would be kept and removed, and why; remove nothing
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Print JSON
+    /// Print the result as JSON
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -153,7 +165,7 @@ pub(super) struct CheckArgs {
     /// Only the configuration; connect to nothing
     #[arg(long)]
     pub(super) config_only: bool,
-    /// Print JSON
+    /// Print the result as JSON
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -162,7 +174,7 @@ pub(super) struct CheckArgs {
 pub(super) enum ConfigCommand {
     /// Print every value and the layer it came from; secrets as ***
     Show {
-        /// Print JSON
+        /// Print the result as JSON
         #[arg(long)]
         json: bool,
     },
@@ -170,7 +182,7 @@ pub(super) enum ConfigCommand {
     Schema,
     /// Write a commented example
     Init {
-        /// Where to; an existing file is never overwritten [default: config/backstay.toml]
+        /// The file to write, which must not exist [default: config/backstay.toml]
         path: Option<PathBuf>,
     },
 }

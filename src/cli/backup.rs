@@ -6,13 +6,13 @@ use tokio_util::sync::CancellationToken;
 use super::args::{BackupArgs, Global};
 use super::progress::Progress;
 use super::{choose_job, output};
+use crate::assembly;
 use crate::clock::SystemClock;
 use crate::config::Settings;
 use crate::error::Error;
 use crate::job::{self, Report, Request};
 use crate::manifest::ComponentStatus;
 use crate::pipeline::Engine;
-use crate::{assembly, manifest};
 
 pub(super) async fn run(global: &Global, settings: &Settings, args: BackupArgs, cancel: &CancellationToken) -> Result<(), Error> {
     let job = assembly::job(settings, choose_job(settings, args.job.as_ref())?);
@@ -41,7 +41,7 @@ fn verdict(report: &Report) -> Result<(), Error> {
 fn print(report: &Report) -> Result<(), Error> {
     let manifest = &report.manifest;
     let stored: Vec<&str> = report.targets.iter().filter(|t| t.failure.is_none()).map(|t| t.name.as_str()).collect();
-    output::answer(&format!("{} ({}) in {}", manifest.name, status_word(manifest.status), stored.join(", ")))?;
+    output::answer(&format!("{} ({}) in {}", manifest.name, manifest.status.as_str(), stored.join(", ")))?;
     for component in &manifest.components {
         let line = match component.status {
             ComponentStatus::Complete => format!(
@@ -62,13 +62,6 @@ fn print(report: &Report) -> Result<(), Error> {
         output::answer(&format!("  removed by retention: {name}"))?;
     }
     Ok(())
-}
-
-pub(super) fn status_word(status: manifest::Status) -> &'static str {
-    match status {
-        manifest::Status::Complete => "complete",
-        manifest::Status::Partial => "partial",
-    }
 }
 
 fn to_json(report: &Report) -> Value {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::args::CheckArgs;
 use super::output;
 use crate::assembly;
-use crate::chain::describe;
+use crate::chain::{describe, explain};
 use crate::component::ComponentError;
 use crate::config::{Loaded, Settings};
 use crate::error::Error;
@@ -71,8 +71,9 @@ fn jobs(settings: &Settings) -> Vec<Finding> {
         let text = match &job.schedule {
             None => "by hand only".to_owned(),
             Some(schedule) => {
-                let times: Vec<String> = std::iter::successors(schedule.next_after(now), |t| schedule.next_after(*t))
-                    .take(TIMES)
+                let times: Vec<String> = schedule
+                    .next_n(now, TIMES)
+                    .into_iter()
                     .map(|t| t.with_timezone(&schedule.zone()).format("%Y-%m-%d %H:%M:%S %:z").to_string())
                     .collect();
                 format!("`{}` ({}): next at {}", schedule.text(), schedule.zone(), times.join(", "))
@@ -137,8 +138,4 @@ async fn write_and_delete(name: &TargetName, target: Result<Target, StorageError
     let space = target.free_space().map_or(String::new(), |free| format!(", {} free", output::size(free)));
     tracing::debug!(target = %name, "checked");
     Ok(format!("list, write, read and delete work, {create_only}{space}"))
-}
-
-fn explain(error: &(dyn std::error::Error + 'static), advice: Option<String>) -> String {
-    [Some(describe(error)), advice].into_iter().flatten().collect::<Vec<_>>().join(". ")
 }

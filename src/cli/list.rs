@@ -5,16 +5,13 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::args::ListArgs;
-use super::backup::status_word;
-use super::{choose_job, choose_targets, output};
-use crate::assembly;
-use crate::catalog::{Catalog, Entry};
-use crate::chain::describe;
+use super::{choose_job, open_catalogs, output};
+use crate::catalog::Entry;
+use crate::chain::explain;
 use crate::config::Settings;
 use crate::error::Error;
 use crate::manifest::{ComponentStatus, Manifest};
 use crate::name::{BackupName, JobName, TargetName};
-use crate::storage::Access;
 
 /// One backup, and the targets that hold it.
 struct Row {
@@ -27,7 +24,7 @@ struct Row {
 }
 
 pub(super) async fn run(settings: &Settings, args: ListArgs) -> Result<(), Error> {
-    let (catalogs, mut unread) = open(settings, args.target.as_ref())?;
+    let (catalogs, mut unread) = open_catalogs(settings, args.target.as_ref())?;
     let mut rows: BTreeMap<BackupName, Row> = BTreeMap::new();
     for catalog in &catalogs {
         match catalog.list(args.job.as_ref()).await {
@@ -49,23 +46,6 @@ pub(super) async fn run(settings: &Settings, args: ListArgs) -> Result<(), Error
         output::table(&heading, rows.values().map(Row::to_columns).collect())?;
     }
     if unread.is_empty() { Ok(()) } else { Err(Error::Incomplete(format!("the list is incomplete: {}", unread.join("; ")))) }
-}
-
-/// The catalogs to read, and why others cannot be opened. A file target whose directory does not exist yet holds no backups.
-pub(super) fn open(settings: &Settings, target: Option<&TargetName>) -> Result<(Vec<Catalog>, Vec<String>), Error> {
-    let (mut catalogs, mut unread) = (Vec::new(), Vec::new());
-    for (name, target) in assembly::targets(settings, choose_targets(settings, target)?, Access::Read) {
-        match target {
-            Ok(target) => catalogs.push(Catalog::new(target)),
-            Err(error) if error.is_not_found() => tracing::warn!(target = %name, "{}: nothing was backed up there yet", describe(&error)),
-            Err(error) => unread.push(explain(&error, error.advice())),
-        }
-    }
-    Ok((catalogs, unread))
-}
-
-fn explain(error: &(dyn std::error::Error + 'static), advice: Option<String>) -> String {
-    [Some(describe(error)), advice].into_iter().flatten().collect::<Vec<_>>().join(". ")
 }
 
 fn merge(rows: &mut BTreeMap<BackupName, Row>, target: &TargetName, entry: Entry) {
@@ -90,7 +70,7 @@ impl Row {
     /// A copy that is damaged is said even where another is sound.
     fn status(&self) -> &'static str {
         match &self.manifest {
-            Some(manifest) if self.damaged.is_empty() => status_word(manifest.status),
+            Some(manifest) if self.damaged.is_empty() => manifest.status.as_str(),
             _ => "damaged",
         }
     }

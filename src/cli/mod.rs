@@ -16,12 +16,17 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use rustix::fs::Mode;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use crate::assembly;
+use crate::catalog::Catalog;
+use crate::chain::{describe, explain};
 use crate::config::{JobSettings, LoadOptions, Loaded, Settings, load};
 use crate::error::Error;
 use crate::name::{JobName, TargetName};
+use crate::storage::Access;
 use args::{Args, Command, ConfigCommand, Global, LogFormat};
 
 /// Runs the program with `args`, the name first.
@@ -86,13 +91,24 @@ fn cancel_on_signal() -> CancellationToken {
     let cancel = CancellationToken::new();
     let token = cancel.clone();
     tokio::spawn(async move {
-        output::stop_signal().await;
+        stop_signal().await;
         tracing::warn!("stopping; a second signal stops at once");
         token.cancel();
-        output::stop_signal().await;
+        stop_signal().await;
         std::process::exit(130);
     });
     cancel
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn stop_signal() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 fn start_logging(global: &Global) {
@@ -139,4 +155,17 @@ fn choose_targets<'a>(settings: &'a Settings, name: Option<&'a TargetName>) -> R
             advice: Some(format!("The targets are: {}.", all.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", "))),
         }),
     }
+}
+
+/// The catalogs to read, and why others cannot be opened. A file target whose directory does not exist yet holds no backups.
+fn open_catalogs(settings: &Settings, target: Option<&TargetName>) -> Result<(Vec<Catalog>, Vec<String>), Error> {
+    let (mut catalogs, mut unread) = (Vec::new(), Vec::new());
+    for (name, target) in assembly::targets(settings, choose_targets(settings, target)?, Access::Read) {
+        match target {
+            Ok(target) => catalogs.push(Catalog::new(target)),
+            Err(error) if error.is_not_found() => tracing::warn!(target = %name, "{}: nothing was backed up there yet", describe(&error)),
+            Err(error) => unread.push(explain(&error, error.advice())),
+        }
+    }
+    Ok((catalogs, unread))
 }

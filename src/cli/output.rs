@@ -5,7 +5,6 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use clap_complete::Shell;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::chain::describe;
 use crate::error::Error;
@@ -90,17 +89,6 @@ pub(super) fn man(command: clap::Command) -> Result<(), Error> {
     let mut page = Vec::new();
     clap_mangen::Man::new(command).render(&mut page).map_err(|source| Error::Io { action: "write the manual page".into(), source })?;
     written(io::stdout().lock().write_all(&page))
-}
-
-/// Waits for SIGINT or SIGTERM.
-pub(super) async fn stop_signal() {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
 }
 
 /// `1.5 GiB`; exact below a KiB.

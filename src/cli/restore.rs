@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{Global, RestoreArgs};
 use super::progress::Progress;
-use super::{list, output};
+use super::{open_catalogs, output};
 use crate::assembly;
 use crate::catalog::{Catalog, CatalogError, Entry};
 use crate::chain::describe;
@@ -20,7 +20,7 @@ use crate::storage::Target;
 
 pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs, cancel: &CancellationToken) -> Result<(), Error> {
     let destinations = args.into.iter().map(|text| parse_destination(text)).collect::<Result<Vec<_>, _>>()?;
-    let (catalogs, unread) = list::open(settings, args.target.as_ref())?;
+    let (catalogs, unread) = open_catalogs(settings, args.target.as_ref())?;
     let (target, manifest) = match args.name.as_str() {
         "latest" => latest(&catalogs, unread, args.job.as_ref(), &args.only).await?,
         name => named(&catalogs, unread, name).await?,

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::describe_with;
+use crate::chain::explain;
 use crate::storage::{StorageError, Target};
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Lane {
 
     /// Closes the lane; the first reason stays.
     pub(super) fn fail(&self, error: &StorageError) {
-        let reason = describe_with(error, error.advice());
+        let reason = explain(error, error.advice());
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         if failure.is_none() {
             tracing::error!(target = %self.target.name(), "{reason}");

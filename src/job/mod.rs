@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
-use crate::chain::describe;
+use crate::chain::{describe, explain};
 use crate::clock::Clock;
 use crate::component::{ComponentError, Notes, RunContext, Source};
 use crate::manifest::{self, ComponentStatus, FORMAT, Manifest, Status};
@@ -147,7 +147,7 @@ async fn enter(job: &Job, reports: &mut Vec<TargetReport>) -> Result<(Vec<Arc<La
         let acquired = match target {
             Ok(target) => Lease::acquire(target, &job.name, &holder).await.map(|lease| (target, lease)).map_err(|e| (describe(&e), e)),
             Err(error) => {
-                reports.push(TargetReport::failed(name, describe_with(error, error.advice())));
+                reports.push(TargetReport::failed(name, explain(error, error.advice())));
                 continue;
             }
         };
@@ -162,7 +162,7 @@ async fn enter(job: &Job, reports: &mut Vec<TargetReport>) -> Result<(Vec<Arc<La
             }
             Err((_, error)) => {
                 tracing::error!(target = %name, "{}", describe(&error));
-                reports.push(TargetReport::failed(name, describe_with(&error, error.advice())));
+                reports.push(TargetReport::failed(name, explain(&error, error.advice())));
             }
         }
     }
@@ -419,9 +419,9 @@ async fn component(source: &dyn Source, transfer: Transfer, asked: bool) -> Outc
             opened = source.open(&run) => opened,
             () = transfer.cancel.cancelled() => Err(ComponentError::Cancelled),
         };
-        let opened = opened.map_err(|e| (describe_with(&e, e.advice()), matches!(e, ComponentError::Absent(_)) && !asked))?;
+        let opened = opened.map_err(|e| (explain(&e, e.advice()), matches!(e, ComponentError::Absent(_)) && !asked))?;
         for artifact in opened {
-            let artifact = transfer.run(artifact, &mut stored).await.map_err(|e| (describe_with(&e, e.advice()), false))?;
+            let artifact = transfer.run(artifact, &mut stored).await.map_err(|e| (explain(&e, e.advice()), false))?;
             artifacts.push(artifact);
         }
         Ok(())
@@ -469,11 +469,4 @@ pub async fn last_complete(catalog: &Catalog, job: &JobName) -> Result<Option<Da
 
 fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-fn describe_with(error: &(dyn std::error::Error + 'static), advice: Option<String>) -> String {
-    match advice {
-        Some(advice) => format!("{}. {advice}", describe(error)),
-        None => describe(error),
-    }
 }

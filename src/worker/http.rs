@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::board::{Board, Report};
 use crate::clock::Clock;
 
-/// The main loop beats at least every [`super::BEAT`]; when it has not for this long, it hangs.
+/// The main loop beats every [`super::Pace::beat`]; when it has not for this long, it hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(60);
 
 /// What the worker shares with its HTTP server.

@@ -1,4 +1,4 @@
-//! One run as a task: jitter, timeout, panics.
+//! One run as a task: jitter and panics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::runner::{PlannedJob, RunOutcome, Runner};
 
-/// One run: waits out the jitter, keeps the timeout, and turns a panic into a failure.
+/// One run: waits out the jitter, and turns a panic into a failure.
 pub async fn execute(runner: Arc<dyn Runner>, plan: PlannedJob, slot: DateTime<Utc>, cancel: CancellationToken) -> RunOutcome {
     let wait = match u64::try_from(plan.jitter.as_millis()) {
         Ok(0) | Err(_) => Duration::ZERO,
@@ -20,24 +20,8 @@ pub async fn execute(runner: Arc<dyn Runner>, plan: PlannedJob, slot: DateTime<U
         () = tokio::time::sleep(wait) => {}
         () = cancel.cancelled() => return RunOutcome::Cancelled,
     }
-    let stop = cancel.child_token();
-    let run = guarded({
-        let (stop, job) = (stop.clone(), plan.name);
-        async move { runner.run(&job, slot, stop).await }
-    });
-    tokio::pin!(run);
-    let failed = |_| RunOutcome::Failed("the run ended in a panic, which is a fault of this program".into());
-    let Some(limit) = plan.timeout else { return run.await.unwrap_or_else(failed) };
-    tokio::select! {
-        outcome = &mut run => return outcome.unwrap_or_else(failed),
-        () = tokio::time::sleep(limit) => stop.cancel(),
-    }
-    match run.await.unwrap_or_else(failed) {
-        RunOutcome::Cancelled if !cancel.is_cancelled() => {
-            RunOutcome::Failed(format!("it took longer than its timeout of {} and was cut", humantime::format_duration(limit)))
-        }
-        outcome => outcome,
-    }
+    let run = guarded(async move { runner.run(&plan.name, slot, cancel).await });
+    run.await.unwrap_or_else(|_| RunOutcome::Failed("the run ended in a panic, which is a fault of this program".into()))
 }
 
 /// Runs `work` as a task of its own, in the current span, so that its panic ends nothing else; dropping it aborts the task.

@@ -39,7 +39,7 @@ pub struct PlannedJob {
     pub catch_up: bool,
     /// A run begins a random while, shorter than this, after its slot.
     pub jitter: Duration,
-    /// A run that takes longer is cancelled and counts as failed.
+    /// How long a run may take, for telling when one is overdue. To cut it is the [`Runner`]'s business, which knows what is worth keeping.
     pub timeout: Option<Duration>,
 }
 

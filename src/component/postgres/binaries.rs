@@ -115,6 +115,14 @@ async fn installed(tool: Tool, directories: &[PathBuf]) -> Vec<Binary> {
     found
 }
 
+/// Which versions were found, for an error.
+pub fn list_majors(found: &[u32]) -> String {
+    match found {
+        [] => "none was found".into(),
+        found => format!("found only {}", found.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
+
 fn is_wrapper(real: &Path) -> bool {
     real.file_name().is_some_and(|name| name == "pg_wrapper")
 }

@@ -80,7 +80,7 @@ pub enum PostgresError {
         #[source]
         source: tokio_postgres::Error,
     },
-    #[error("no {tool} here fits a PostgreSQL {server} server: {}", found_majors(found))]
+    #[error("no {tool} here fits a PostgreSQL {server} server: {}", binaries::list_majors(found))]
     NoClient { tool: &'static str, server: u32, found: Vec<u32> },
     /// An archive of such a client sets what the server does not know, so that it could not be restored to the server it came from.
     #[error("pg_dump {client} is too new for a PostgreSQL {server} server")]
@@ -159,14 +159,6 @@ fn quoted(names: &[String]) -> String {
 
 fn list(holders: &[snapshot::Holder]) -> String {
     holders.iter().map(|holder| format!("; {holder}")).collect()
-}
-
-fn found_majors(found: &[u32]) -> String {
-    if found.is_empty() {
-        return "none was found".into();
-    }
-    let found: Vec<_> = found.iter().map(u32::to_string).collect();
-    format!("found only {}", found.join(", "))
 }
 
 /// How to reach a server and what to take from it. Unset connection values fall back to libpq's `PG*` variables, then to libpq's defaults.

@@ -20,7 +20,10 @@ pub enum RestoreError {
     Destination(String),
     #[error("the backup is of a PostgreSQL {backup} server; {server} is a PostgreSQL {found} server, which is older")]
     Older { backup: u32, server: String, found: u32 },
-    #[error("no pg_restore here can read an archive of pg_dump {dump} and write to a PostgreSQL {server} server: {}", majors(found))]
+    #[error(
+        "no pg_restore here can read an archive of pg_dump {dump} and write to a PostgreSQL {server} server: {}",
+        super::binaries::list_majors(found)
+    )]
     NoClient { dump: u32, server: u32, found: Vec<u32> },
     #[error("{0} is a standby, which takes no writes")]
     Standby(String),
@@ -126,11 +129,4 @@ fn load_advice(error: &ProcessError) -> Option<String> {
         return None;
     };
     Some(text.into())
-}
-
-fn majors(found: &[u32]) -> String {
-    match found {
-        [] => "none was found".into(),
-        found => format!("found only {}", found.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")),
-    }
 }
