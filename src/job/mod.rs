@@ -3,12 +3,14 @@
 //! Order laws: artifacts, then the manifest, then retention. A component that fails does not fail the others, and neither does a target;
 //! what is not in the manifest is removed again.
 
+mod component;
 mod lane;
 mod prune;
+mod report;
 mod transfer;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use thiserror::Error;
@@ -18,15 +20,17 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::Catalog;
 use crate::chain::{describe, explain};
 use crate::clock::Clock;
-use crate::component::{ComponentError, Notes, RunContext, Source};
+use crate::component::Source;
 use crate::manifest::{self, ComponentStatus, FORMAT, Manifest, Status};
 use crate::name::{ArtifactPath, BackupName, ComponentName, JobName, TargetName};
 use crate::pipeline::{Codec, Engine};
 use crate::retention::Policy;
 use crate::storage::{Lease, StorageError, Target};
 
+use component::{Outcome, failed};
 use lane::Lane;
 pub use prune::{Pruned, prune};
+pub use report::{Report, TargetReport};
 use transfer::Transfer;
 
 /// A job, assembled for one run: its secrets were read for it.
@@ -75,43 +79,6 @@ impl JobError {
             Self::Busy(_, source) => source.advice(),
             _ => None,
         }
-    }
-}
-
-/// How a run ended that committed somewhere.
-#[derive(Debug, Clone)]
-pub struct Report {
-    pub manifest: Manifest,
-    pub targets: Vec<TargetReport>,
-    /// Removed by retention, in any target.
-    pub pruned: Vec<BackupName>,
-}
-
-/// A run's end in one target.
-#[derive(Debug, Clone)]
-pub struct TargetReport {
-    pub name: TargetName,
-    /// Why the backup is not there.
-    pub failure: Option<String>,
-    /// The backup is there, but what retention wanted to remove is too, for these reasons.
-    pub prune_failures: Vec<String>,
-}
-
-impl Report {
-    /// Whether everything that was asked for succeeded, retention included.
-    pub fn is_whole(&self) -> bool {
-        self.shortcomings().is_empty()
-    }
-
-    /// What failed, a sentence each.
-    pub fn shortcomings(&self) -> Vec<String> {
-        let components = self.manifest.components.iter().filter(|c| c.status == ComponentStatus::Failed);
-        let components = components.map(|c| format!("component {}: {}", c.name, c.reason.as_deref().unwrap_or_default()));
-        let targets = self.targets.iter().flat_map(|t| {
-            let failure = t.failure.iter().map(|f| format!("target {}: {f}", t.name));
-            failure.chain(t.prune_failures.iter().map(|f| format!("retention in target {}: {f}", t.name)))
-        });
-        components.chain(targets).collect()
     }
 }
 
@@ -179,12 +146,6 @@ async fn enter(job: &Job, reports: &mut Vec<TargetReport>) -> Result<(Vec<Arc<La
     Err(failure)
 }
 
-impl TargetReport {
-    fn failed(name: &TargetName, reason: String) -> Self {
-        Self { name: name.clone(), failure: Some(reason), prune_failures: Vec::new() }
-    }
-}
-
 struct Run<'a> {
     job: &'a Job,
     request: &'a Request,
@@ -192,12 +153,6 @@ struct Run<'a> {
     clock: &'a dyn Clock,
     cancel: &'a CancellationToken,
     lanes: Vec<Arc<Lane>>,
-}
-
-/// A component's end, with every object that it has stored, whether it is in the manifest or not.
-struct Outcome {
-    component: manifest::Component,
-    stored: Vec<ArtifactPath>,
 }
 
 impl Run<'_> {
@@ -314,7 +269,7 @@ impl Run<'_> {
             };
             let asked = self.request.only.contains(source.name());
             let known = (order, source.name().clone(), source.kind());
-            let task = tasks.spawn(async move { component(&*source, transfer, asked).await });
+            let task = tasks.spawn(async move { component::store(&*source, transfer, asked).await });
             names.insert(task.id(), known);
         }
         let deadline = async {
@@ -405,58 +360,6 @@ impl Run<'_> {
 async fn retract(lane: &Lane, manifest: &Manifest) {
     if let Err(error) = Catalog::new(lane.target().clone()).remove(manifest).await {
         tracing::warn!("{}; what is left of {} is removed a day from now if it has no manifest", describe(&error), manifest.name);
-    }
-}
-
-async fn component(source: &dyn Source, transfer: Transfer, asked: bool) -> Outcome {
-    let began = Instant::now();
-    let notes = Notes::default();
-    let run = RunContext { cancel: transfer.cancel.clone(), notes: notes.clone() };
-    let mut stored = Vec::new();
-    let mut artifacts = Vec::new();
-    let result: Result<(), (String, bool)> = async {
-        let opened = tokio::select! {
-            opened = source.open(&run) => opened,
-            () = transfer.cancel.cancelled() => Err(ComponentError::Cancelled),
-        };
-        let opened = opened.map_err(|e| (explain(&e, e.advice()), matches!(e, ComponentError::Absent(_)) && !asked))?;
-        for artifact in opened {
-            let artifact = transfer.run(artifact, &mut stored).await.map_err(|e| (explain(&e, e.advice()), false))?;
-            artifacts.push(artifact);
-        }
-        Ok(())
-    }
-    .await;
-    let (facts, warnings) = notes.take();
-    let seconds = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
-    let base = failed(source.name().clone(), source.kind(), String::new());
-    let component = match result {
-        Ok(()) => {
-            tracing::info!(component = %source.name(), seconds, bytes = artifacts.iter().map(|a| a.raw_bytes).sum::<u64>(), "component stored");
-            manifest::Component { status: ComponentStatus::Complete, reason: None, seconds, facts, warnings, artifacts, ..base }
-        }
-        Err((reason, true)) => {
-            tracing::info!(component = %source.name(), "skipped: {reason}");
-            manifest::Component { status: ComponentStatus::Skipped, reason: Some(reason), seconds, facts, warnings, ..base }
-        }
-        Err((reason, false)) => {
-            tracing::error!(component = %source.name(), "{reason}");
-            manifest::Component { reason: Some(reason), seconds, facts, warnings, ..base }
-        }
-    };
-    Outcome { component, stored }
-}
-
-fn failed(name: ComponentName, kind: manifest::Kind, reason: String) -> manifest::Component {
-    manifest::Component {
-        name,
-        kind,
-        status: ComponentStatus::Failed,
-        reason: Some(reason),
-        seconds: 0.0,
-        facts: manifest::Facts::new(),
-        warnings: Vec::new(),
-        artifacts: Vec::new(),
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::runner::{PlannedJob, RunOutcome};
+use super::plan::PlannedJob;
+use super::runner::RunOutcome;
 use crate::name::JobName;
 
 /// How late the run of a job without `timeout` may be.

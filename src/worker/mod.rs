@@ -4,13 +4,11 @@
 //! long is awaited in the loop, so that its heartbeat (`/healthz`, systemd's watchdog) says something.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
@@ -20,21 +18,26 @@ use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::clock::Clock;
 use crate::name::JobName;
-use crate::schedule::{Timetable, TimetableError, Trigger};
+use crate::schedule::{Timetable, Trigger};
 
 mod board;
+mod error;
 pub mod health;
 mod http;
 mod notify;
+mod plan;
 mod run;
 mod runner;
 pub mod signals;
 
-pub use runner::{PlannedJob, Reload, RunOutcome, Runner};
+pub use error::WorkerError;
+pub use plan::PlannedJob;
+pub use runner::{Reload, RunOutcome, Runner};
 pub use signals::Order;
 
 use board::Board;
 use http::Shared;
+use plan::{announce, scheduled};
 use run::{execute, guarded};
 
 /// The worker's times.
@@ -56,34 +59,6 @@ impl Default for Pace {
 
 /// How many questions to the targets go on at once.
 const QUESTIONS: usize = 4;
-
-/// Why the worker did not start or did not end well.
-#[derive(Debug, Error)]
-pub enum WorkerError {
-    #[error("listen on {address}")]
-    Listen {
-        address: SocketAddr,
-        #[source]
-        source: io::Error,
-    },
-    #[error("start the timetable")]
-    Timetable(#[source] TimetableError),
-    #[error("runs did not end within {} s after the stop and were cut: {}", .limit.as_secs(), .jobs.join(", "))]
-    Drain { limit: Duration, jobs: Vec<String> },
-}
-
-impl WorkerError {
-    /// What the operator can do about it, as a sentence.
-    pub fn advice(&self) -> Option<String> {
-        match self {
-            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                Some("another worker, or another program, uses this port: stop it, or set `worker.listen`".into())
-            }
-            Self::Listen { .. } => Some("set `worker.listen` to an address of this host, or to \"\" for none".into()),
-            Self::Timetable(_) | Self::Drain { .. } => None,
-        }
-    }
-}
 
 /// How the worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -414,25 +389,5 @@ impl Worker {
             Some((at, PlannedJob { name, schedule: Some(schedule), .. })) => format!("idle; next {name} at {}", schedule.show(at)),
             _ => "idle; no job has a schedule".to_owned(),
         }
-    }
-}
-
-fn scheduled(jobs: &[PlannedJob]) -> impl Iterator<Item = (JobName, crate::schedule::Schedule)> {
-    jobs.iter().filter_map(|plan| Some((plan.name.clone(), plan.schedule.clone()?)))
-}
-
-/// Tells when each job runs next, so that a wrong zone is seen before the night.
-fn announce(jobs: &[PlannedJob], now: DateTime<Utc>) {
-    for plan in jobs {
-        match &plan.schedule {
-            Some(schedule) => {
-                let next: Vec<_> = schedule.next_n(now, 3).into_iter().map(|at| schedule.show(at)).collect();
-                info!(job = %plan.name, schedule = schedule.text(), "next runs: {}", next.join(", "));
-            }
-            None => info!(job = %plan.name, "no schedule: runs only by hand"),
-        }
-    }
-    if jobs.iter().all(|plan| plan.schedule.is_none()) {
-        warn!("no job has a schedule: this worker will not run anything");
     }
 }

@@ -8,7 +8,8 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::runner::{PlannedJob, RunOutcome, Runner};
+use super::plan::PlannedJob;
+use super::runner::{RunOutcome, Runner};
 
 /// One run: waits out the jitter, and turns a panic into a failure.
 pub async fn execute(runner: Arc<dyn Runner>, plan: PlannedJob, slot: DateTime<Utc>, cancel: CancellationToken) -> RunOutcome {

@@ -1,15 +1,14 @@
 //! What the worker needs of the rest: jobs to plan, a way to run one, and when it last succeeded.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use super::plan::PlannedJob;
 use crate::name::JobName;
-use crate::schedule::Schedule;
 
 /// The jobs of one configuration.
 #[async_trait]
@@ -28,20 +27,6 @@ pub trait Runner: Send + Sync {
 
 /// Reads the configuration again. The error names all its faults.
 pub type Reload = Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Runner>, String>> + Send + Sync>;
-
-/// What the worker knows of a job.
-#[derive(Debug, Clone)]
-pub struct PlannedJob {
-    pub name: JobName,
-    /// `None`: only by hand.
-    pub schedule: Option<Schedule>,
-    /// Whether a slot that passed while no worker lived is run once, at start.
-    pub catch_up: bool,
-    /// A run begins a random while, shorter than this, after its slot.
-    pub jitter: Duration,
-    /// How long a run may take, for telling when one is overdue. To cut it is the [`Runner`]'s business, which knows what is worth keeping.
-    pub timeout: Option<Duration>,
-}
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 //!
 //! Nothing here follows a symbolic link inside a tree or builds a path from a root and a name: all work goes by directory handles, so that
 //! trees deeper than `PATH_MAX` are whole and no name, however hostile, leads outside. The one link that is followed is described at
-//! [`walk::FOLLOWED`].
+//! [`followed::FOLLOWED`].
 
 use std::io;
 use std::path::PathBuf;
@@ -17,6 +17,7 @@ use crate::name::ComponentName;
 
 mod archive;
 mod attributes;
+mod followed;
 mod ladder;
 mod links;
 mod owners;
@@ -28,6 +29,7 @@ mod source;
 mod sparse;
 mod swap;
 mod trash;
+mod trouble;
 mod unpack;
 mod walk;
 mod warnings;

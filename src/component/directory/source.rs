@@ -11,7 +11,8 @@ use rustix::io::Errno;
 
 use super::ladder::DIRECTORY;
 use super::pipe::pipe;
-use super::walk::{Halt, Tally, Walk};
+use super::trouble::Halt;
+use super::walk::{Tally, Walk};
 use super::{DirectoryError, DirectoryOptions};
 use crate::component::{Artifact, ByteStream, ComponentError, Notes, RunContext, Source};
 use crate::manifest::{Facts, Format, Kind};

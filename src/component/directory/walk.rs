@@ -14,17 +14,15 @@ use rustix::io::{Errno, pread};
 
 use super::archive::{Member, MemberKind, Time, padding, shown, write};
 use super::attributes::{AttributeReader, Subject};
+use super::followed::{FOLLOWED, followed};
 use super::ladder::{DIRECTORY, Ladder, Names, identity};
 use super::links::Links;
 use super::owners::Owners;
-use super::pipe::{PipeWriter, Stopped};
+use super::pipe::PipeWriter;
 use super::place::is_own;
+use super::trouble::{Halt, Trouble};
 use super::warnings::Warnings;
 use super::{DirectoryError, sparse};
-
-/// The one symbolic link that is followed: an entry of this name at the top of the tree, if it is an absolute link to a directory that
-/// neither lies in the tree nor holds it. authentik 2025.12 and later keep `/data/media` as a link to the volume `/media`.
-pub const FOLLOWED: &CStr = c"media";
 
 /// From this size on the page cache is told what to expect, in bytes.
 const LARGE: u64 = 1 << 20;
@@ -50,50 +48,6 @@ pub struct Tally {
     pub mounts: Vec<String>,
     /// The link that was followed, and where it leads.
     pub followed: Option<String>,
-}
-
-/// Why a walk ended before its end.
-#[derive(Debug)]
-pub enum Halt {
-    Stopped,
-    Failed(DirectoryError),
-}
-
-impl From<Stopped> for Halt {
-    fn from(Stopped: Stopped) -> Self {
-        Self::Stopped
-    }
-}
-
-/// What can happen to one entry.
-enum Trouble {
-    Vanished,
-    /// It is no longer of the type it was listed with.
-    Changed,
-    Unreadable(Errno),
-    Halt(Halt),
-}
-
-impl From<Halt> for Trouble {
-    fn from(halt: Halt) -> Self {
-        Self::Halt(halt)
-    }
-}
-
-impl From<Stopped> for Trouble {
-    fn from(stopped: Stopped) -> Self {
-        Self::Halt(stopped.into())
-    }
-}
-
-impl From<Errno> for Trouble {
-    fn from(error: Errno) -> Self {
-        match error {
-            Errno::NOENT | Errno::STALE => Self::Vanished,
-            Errno::LOOP | Errno::NOTDIR | Errno::NXIO => Self::Changed,
-            error => Self::Unreadable(error),
-        }
-    }
 }
 
 /// A directory on the way down.
@@ -425,34 +379,5 @@ fn open_quietly(directory: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result
     match openat(directory, name, flags | OFlags::NOATIME, Mode::empty()) {
         Err(Errno::PERM) => openat(directory, name, flags, Mode::empty()),
         result => result,
-    }
-}
-
-/// The directory behind [`FOLLOWED`] and the text of the link, if it is to be followed.
-fn followed(root: BorrowedFd<'_>, name: &CStr) -> Option<(OwnedFd, Vec<u8>)> {
-    let text = readlinkat(root, name, Vec::new()).ok()?.into_bytes();
-    if !text.starts_with(b"/") {
-        return None;
-    }
-    let target = openat(root, name, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty()).ok()?;
-    let apart = !lies_in(target.as_fd(), root).ok()? && !lies_in(root, target.as_fd()).ok()?;
-    apart.then_some((target, text))
-}
-
-/// Whether `inner` is `outer` or lies somewhere below it.
-fn lies_in(inner: BorrowedFd<'_>, outer: BorrowedFd<'_>) -> Result<bool, Errno> {
-    let outer = identity(&fstat(outer)?);
-    let mut at = identity(&fstat(inner)?);
-    let mut handle = openat(inner, c".", DIRECTORY | OFlags::PATH, Mode::empty())?;
-    loop {
-        if at == outer {
-            return Ok(true);
-        }
-        let above = openat(&handle, c"..", DIRECTORY | OFlags::PATH, Mode::empty())?;
-        let next = identity(&fstat(&above)?);
-        if next == at {
-            return Ok(false);
-        }
-        (handle, at) = (above, next);
     }
 }

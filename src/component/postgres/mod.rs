@@ -22,6 +22,7 @@ mod globals;
 mod helper;
 mod inspect;
 mod load;
+mod passfile;
 mod plan;
 mod recreate;
 mod resolve;

@@ -12,7 +12,7 @@ use tokio_postgres::config::{ChannelBinding, TargetSessionAttrs};
 use super::connect::{Endpoint, Host};
 use super::conninfo::{self, Params};
 use super::tls::{Root, SslMode, TlsOptions};
-use super::{PostgresError, PostgresOptions};
+use super::{PostgresError, PostgresOptions, passfile};
 use crate::secret::Revealed;
 
 /// libpq waits for ever; a backup must not.
@@ -64,7 +64,7 @@ impl Endpoint {
                 (Some(password), _) => Some(Revealed::new(password)),
                 (None, Some(file)) => [host.name.as_str(), if host.is_socket() { "localhost" } else { host.name.as_str() }]
                     .iter()
-                    .find_map(|name| conninfo::find_password(file.expose(), name, host.port, &database, &user)),
+                    .find_map(|name| passfile::find_password(file.expose(), name, host.port, &database, &user)),
                 (None, None) => None,
             };
         }

@@ -6,6 +6,7 @@
 
 use thiserror::Error;
 
+mod extensions;
 pub(super) mod header;
 pub(super) mod pax;
 pub(super) mod read;

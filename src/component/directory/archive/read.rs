@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read};
 
+use super::extensions::Extensions;
 use super::header::{self, Fields};
 use super::{ArchiveError, BLOCK, MAX_EXTENSION, MAX_EXTENTS, Member, MemberKind, Time, padding, pax, shown};
 
@@ -13,25 +14,6 @@ pub struct Reader<R> {
     padding: usize,
     /// For errors.
     current: String,
-}
-
-/// What extension headers say about the member that follows.
-#[derive(Default)]
-struct Extensions {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
-    uid: Option<u64>,
-    gid: Option<u64>,
-    user: Option<Vec<u8>>,
-    group: Option<Vec<u8>>,
-    modified: Option<Time>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    sparse: bool,
-    sparse_name: Option<Vec<u8>>,
-    sparse_real: Option<u64>,
-    /// Bytes of all extension headers of this member.
-    bytes: u64,
 }
 
 impl<R: Read> Reader<R> {
@@ -58,7 +40,7 @@ impl<R: Read> Reader<R> {
             match fields.kind {
                 b'x' | b'L' | b'K' => {
                     let body = self.extension(&fields, &mut extensions)?;
-                    self.take_extension(fields.kind, &body, &mut extensions)?;
+                    extensions.take(fields.kind, &body).map_err(|problem| self.unsound(problem))?;
                 }
                 // what holds for all members is of no use here: comments of git and the like
                 b'g' => drop(self.extension(&fields, &mut extensions)?),
@@ -141,48 +123,6 @@ impl<R: Read> Reader<R> {
 
     fn unsound(&self, problem: &'static str) -> ArchiveError {
         ArchiveError::Extension { after: self.current.clone(), problem }
-    }
-
-    fn take_extension(&self, kind: u8, body: &[u8], to: &mut Extensions) -> Result<(), ArchiveError> {
-        let text = || body.split(|b| *b == 0).next().unwrap_or_default().to_vec();
-        match kind {
-            b'L' => to.path = Some(text()),
-            b'K' => to.link = Some(text()),
-            _ => {
-                let mut rest = body;
-                while !rest.is_empty() {
-                    let (key, value, after) = pax::split_first(rest).ok_or_else(|| self.unsound("a record is malformed"))?;
-                    self.take_record(key, value, to)?;
-                    rest = after;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn take_record(&self, key: &[u8], value: &[u8], to: &mut Extensions) -> Result<(), ArchiveError> {
-        let number = || pax::decimal(value).ok_or_else(|| self.unsound("a number is malformed"));
-        match key {
-            b"path" => to.path = Some(value.to_vec()),
-            b"linkpath" => to.link = Some(value.to_vec()),
-            b"size" => to.size = Some(number()?),
-            b"uid" => to.uid = Some(number()?),
-            b"gid" => to.gid = Some(number()?),
-            b"uname" => to.user = Some(value.to_vec()),
-            b"gname" => to.group = Some(value.to_vec()),
-            b"mtime" => to.modified = Some(pax::time(value).ok_or_else(|| self.unsound("a time is malformed"))?),
-            b"GNU.sparse.major" if value == b"1" => to.sparse = true,
-            b"GNU.sparse.minor" if value == b"0" => {}
-            b"GNU.sparse.name" => to.sparse_name = Some(value.to_vec()),
-            b"GNU.sparse.realsize" => to.sparse_real = Some(number()?),
-            _ if key.starts_with(b"GNU.sparse.") => return Err(self.unsound("its sparse format is not 1.0")),
-            _ => {
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    to.xattrs.push((pax::attribute_name(name), value.to_vec()));
-                }
-            }
-        }
-        Ok(())
     }
 
     fn member(&mut self, fields: Fields, extensions: Extensions) -> Result<Member, ArchiveError> {

@@ -1,0 +1,44 @@
+//! A job as the worker plans it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tracing::{info, warn};
+
+use crate::name::JobName;
+use crate::schedule::Schedule;
+
+/// What the worker knows of a job.
+#[derive(Debug, Clone)]
+pub struct PlannedJob {
+    pub name: JobName,
+    /// `None`: only by hand.
+    pub schedule: Option<Schedule>,
+    /// Whether a slot that passed while no worker lived is run once, at start.
+    pub catch_up: bool,
+    /// A run begins a random while, shorter than this, after its slot.
+    pub jitter: Duration,
+    /// How long a run may take, for telling when one is overdue. To cut it is the [`Runner`]'s business, which knows what is worth keeping.
+    pub timeout: Option<Duration>,
+}
+
+/// The jobs that have a schedule.
+pub fn scheduled(jobs: &[PlannedJob]) -> impl Iterator<Item = (JobName, Schedule)> {
+    jobs.iter().filter_map(|plan| Some((plan.name.clone(), plan.schedule.clone()?)))
+}
+
+/// Tells when each job runs next, so that a wrong zone is seen before the night.
+pub fn announce(jobs: &[PlannedJob], now: DateTime<Utc>) {
+    for plan in jobs {
+        match &plan.schedule {
+            Some(schedule) => {
+                let next: Vec<_> = schedule.next_n(now, 3).into_iter().map(|at| schedule.show(at)).collect();
+                info!(job = %plan.name, schedule = schedule.text(), "next runs: {}", next.join(", "));
+            }
+            None => info!(job = %plan.name, "no schedule: runs only by hand"),
+        }
+    }
+    if jobs.iter().all(|plan| plan.schedule.is_none()) {
+        warn!("no job has a schedule: this worker will not run anything");
+    }
+}
