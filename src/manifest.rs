@@ -196,6 +196,15 @@ impl Encoding {
             Self::None => "",
         }
     }
+
+    /// Of a file that is compressed so; `None`: its own.
+    pub fn content_type(self) -> Option<&'static str> {
+        match self {
+            Self::Gzip => Some("application/gzip"),
+            Self::Zstd => Some("application/zstd"),
+            Self::None => None,
+        }
+    }
 }
 
 /// Why bytes are not a manifest.

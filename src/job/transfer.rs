@@ -102,7 +102,7 @@ impl Transfer {
 
     fn leg(&self, lane: Arc<Lane>, path: &ArtifactPath, content_type: &'static str) -> Leg {
         let key = lane.target().layout().artifact(&self.backup, path);
-        let content_type = if self.codec.encoding == manifest::Encoding::None { content_type } else { compressed_type(self.codec) };
+        let content_type = self.codec.encoding.content_type().unwrap_or(content_type);
         let upload = Upload::start(lane.target(), key, content_type, self.stall, lane.closed());
         Leg { lane, upload }
     }
@@ -140,12 +140,4 @@ impl Transfer {
 
 fn piece(part: &Part) -> Piece {
     Piece { payload: part.bytes.iter().cloned().collect(), hold: part.hold.clone() }
-}
-
-fn compressed_type(codec: Codec) -> &'static str {
-    match codec.encoding {
-        manifest::Encoding::Gzip => "application/gzip",
-        manifest::Encoding::Zstd => "application/zstd",
-        manifest::Encoding::None => "application/octet-stream",
-    }
 }

@@ -149,13 +149,9 @@ impl Target {
     /// [`StorageError::Occupied`] when something else is there.
     pub async fn create(&self, key: &Path, bytes: Bytes, content_type: &'static str) -> Result<(), StorageError> {
         let Err(error) = self.put(key, bytes.clone(), content_type, PutMode::Create).await else { return Ok(()) };
-        match (self.store.get(key).await, &error) {
-            (Ok(found), _) => {
-                let found = found.bytes().await.map_err(self.call("read", key))?;
-                if found == bytes { Ok(()) } else { Err(StorageError::Occupied { target: self.name.clone(), key: key.to_string() }) }
-            }
-            (Err(_), _) => Err(self.call("create", key)(error)),
-        }
+        let Ok(found) = self.store.get(key).await else { return Err(self.call("create", key)(error)) };
+        let found = found.bytes().await.map_err(self.call("read", key))?;
+        if found == bytes { Ok(()) } else { Err(StorageError::Occupied { target: self.name.clone(), key: key.to_string() }) }
     }
 
     async fn put(&self, key: &Path, bytes: Bytes, content_type: &'static str, mode: PutMode) -> object_store::Result<()> {

@@ -28,9 +28,9 @@ impl WorkerError {
     pub fn advice(&self) -> Option<String> {
         match self {
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                Some("another worker, or another program, uses this port: stop it, or set `worker.listen`".into())
+                Some("Another worker, or another program, uses this port: stop it, or set `worker.listen`.".into())
             }
-            Self::Listen { .. } => Some("set `worker.listen` to an address of this host, or to \"\" for none".into()),
+            Self::Listen { .. } => Some("Set `worker.listen` to an address of this host, or to \"\" for none.".into()),
             Self::Timetable(_) | Self::Drain { .. } => None,
         }
     }

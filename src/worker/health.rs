@@ -40,9 +40,9 @@ impl HealthError {
     /// What the operator can do about it, as a sentence.
     pub fn advice(&self) -> Option<String> {
         match self {
-            Self::Connect { .. } => Some("is `backstay worker` running, and with the same `worker.listen`?".into()),
-            Self::Read { .. } => Some("the worker may hang: see its log, and restart it".into()),
-            Self::Stranger(_) => Some("another program uses this port: set `worker.listen`".into()),
+            Self::Connect { .. } => Some("Is `backstay worker` running, and with the same `worker.listen`?".into()),
+            Self::Read { .. } => Some("The worker may hang: see its log, and restart it.".into()),
+            Self::Stranger(_) => Some("Another program uses this port: set `worker.listen`.".into()),
             Self::Unready(_) => None,
         }
     }
