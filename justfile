@@ -11,6 +11,10 @@ test *FILTER:
 quickstart:
     ./quickstart
 
+# measure backups and restores against other tools (docs/performance.md)
+bench *OPTIONS:
+    bench/run {{ OPTIONS }}
+
 # servers and linters of the tests
 install:
     scripts/install-test-servers
