@@ -28,7 +28,7 @@ impl ConfigError {
     /// What the operator can do about it, as a sentence.
     pub fn advice(&self) -> Option<String> {
         Some(
-            "`backstay config show` prints each value with the layer it came from, `backstay config init` writes a commented example"
+            "`backstay config show` prints each value with the layer it came from, `backstay config init` writes a commented example."
                 .into(),
         )
     }

@@ -66,6 +66,18 @@ pub(super) fn section(name: &str) -> Option<&'static Section> {
 }
 
 impl Section {
+    /// The path of this section; `name` counts only where sections have names.
+    pub fn path<'a>(&'a self, name: &'a str) -> Vec<&'a str> {
+        if self.named { vec![&self.name, name] } else { vec![&self.name] }
+    }
+
+    /// The path of one of its keys.
+    pub fn path_of<'a>(&'a self, name: &'a str, key: &'a Key) -> Vec<&'a str> {
+        let mut path = self.path(name);
+        path.push(&key.name);
+        path
+    }
+
     pub fn key(&self, name: &str) -> Option<&Key> {
         self.keys.iter().find(|k| k.name == name)
     }
@@ -200,7 +212,7 @@ impl Key {
         if words.iter().any(|w| w == text) {
             return Ok(ValueKind::String(text.to_owned()));
         }
-        let hint = suggest(text, words.iter().map(String::as_str)).map(|w| format!(" (did you mean `{w}`?)")).unwrap_or_default();
+        let hint = hint(text, words.iter().map(String::as_str));
         Err(format!("{} is not {}{hint}", self.quote(text), one_of(words)))
     }
 

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use config::{Config, Map, Source, Value, ValueKind};
 
+use super::keys::{self, Section};
+
 /// Where a value came from, in the order in which faults are told.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
@@ -219,6 +221,11 @@ impl Merged {
         names
     }
 
+    /// As [`Self::names`]; for a section without names, one that is empty.
+    pub fn names_in(&self, section: &Section) -> Vec<String> {
+        if section.named { self.names(&section.name) } else { vec![String::new()] }
+    }
+
     /// The values as a struct.
     pub fn deserialize<T: serde::de::DeserializeOwned>(&self) -> Result<T, config::ConfigError> {
         self.config.clone().try_deserialize()
@@ -227,6 +234,6 @@ impl Merged {
 
 /// `["jobs", "default"]` or `["worker"]`: where the value belongs.
 fn section_of(path: &Path) -> Path {
-    let named = path.first().and_then(|s| super::keys::section(s)).is_some_and(|s| s.named);
+    let named = path.first().and_then(|s| keys::section(s)).is_some_and(|s| s.named);
     path.iter().take(if named { 2 } else { 1 }).cloned().collect()
 }

@@ -34,12 +34,8 @@ impl Row {
 pub fn show(loaded: &Loaded) -> Vec<Row> {
     let mut rows = Vec::new();
     for section in keys::sections() {
-        let names = if section.named { loaded.values.names(&section.name) } else { vec![String::new()] };
-        for name in &names {
-            for key in &section.keys {
-                let path: Vec<&str> = if section.named { vec![&section.name, name, &key.name] } else { vec![&section.name, &key.name] };
-                rows.extend(row(&loaded.values, key, &path));
-            }
+        for name in &loaded.values.names_in(section) {
+            rows.extend(section.keys.iter().filter_map(|key| row(&loaded.values, key, &section.path_of(name, key))));
         }
     }
     rows

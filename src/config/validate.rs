@@ -65,15 +65,13 @@ pub(super) fn settings(raw: &RawConfig, check: &mut Check<'_>) -> Option<Setting
 /// A value that this version would ignore is refused.
 fn not_in_this_version(check: &mut Check<'_>) {
     for section in keys::sections() {
-        let names = if section.named { check.merged.names(&section.name) } else { vec![String::new()] };
-        for name in &names {
-            let prefix: Vec<&str> = if section.named { vec![&section.name, name] } else { vec![&section.name] };
+        for name in &check.merged.names_in(section) {
             if let Some(why) = &section.later {
-                check.fault(&prefix, why.clone());
+                check.fault(&section.path(name), why.clone());
                 continue;
             }
             for key in &section.keys {
-                let path: Vec<&str> = prefix.iter().copied().chain([key.name.as_str()]).collect();
+                let path = section.path_of(name, key);
                 let (Some(why), Some(value)) = (&key.later, check.merged.value(&path)) else { continue };
                 let unused = match &value.kind {
                     ValueKind::String(text) => text.is_empty(),
@@ -119,9 +117,9 @@ fn worker(listen: &str, check: &mut Check<'_>) -> WorkerSettings {
 /// A reference such as `env://NAME` in a key that is not a secret would be taken for a host or a path.
 fn misplaced_references(check: &mut Check<'_>) {
     for section in keys::sections() {
-        for name in if section.named { check.merged.names(&section.name) } else { vec![String::new()] } {
+        for name in &check.merged.names_in(section) {
             for key in section.keys.iter().filter(|k| k.kind == Kind::Text && !k.secret) {
-                let path: Vec<&str> = if section.named { vec![&section.name, &name, &key.name] } else { vec![&section.name, &key.name] };
+                let path = section.path_of(name, key);
                 let Some(ValueKind::String(text)) = check.merged.value(&path).map(|v| &v.kind) else { continue };
                 // authentik's variables are resolved already
                 if text.starts_with("env://") && check.merged.origin(&path).is_some_and(Origin::is_ours) {

@@ -111,23 +111,23 @@ async fn enter(job: &Job, reports: &mut Vec<TargetReport>) -> Result<(Vec<Arc<La
     let (mut lanes, mut leases) = (Vec::new(), Vec::new());
     let mut busy = None;
     for (name, target) in &job.targets {
-        let acquired = match target {
-            Ok(target) => Lease::acquire(target, &job.name, &holder).await.map(|lease| (target, lease)).map_err(|e| (describe(&e), e)),
+        let target = match target {
+            Ok(target) => target,
             Err(error) => {
                 reports.push(TargetReport::failed(name, explain(error, error.advice())));
                 continue;
             }
         };
-        match acquired {
-            Ok((target, lease)) => {
+        match Lease::acquire(target, &job.name, &holder).await {
+            Ok(lease) => {
                 lanes.push(Arc::new(Lane::new(target.clone())));
                 leases.push(lease);
             }
-            Err((_, error)) if error.is_busy() => {
+            Err(error) if error.is_busy() => {
                 busy = Some(error);
                 break;
             }
-            Err((_, error)) => {
+            Err(error) => {
                 tracing::error!(target = %name, "{}", describe(&error));
                 reports.push(TargetReport::failed(name, explain(&error, error.advice())));
             }

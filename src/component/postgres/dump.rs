@@ -43,7 +43,9 @@ impl Dump {
     ) -> Result<Self, PostgresError> {
         let database = endpoint.database();
         let fault = |source| PostgresError::Dump { database: database.to_owned(), source };
-        for attempt in 1.. {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let snapshot = Snapshot::take(endpoint, patience).await?;
             let taken = snapshot.taken();
             let stream = command(endpoint, pg_dump, snapshot.id(), patience).stream(cancel)?;
@@ -63,7 +65,6 @@ impl Dump {
             let archive_version = archive_version(&head);
             return Ok(Self { inner: Cursor::new(head).chain(stream), database: database.to_owned(), archive_version, taken });
         }
-        unreachable!("the loop returns")
     }
 
     /// Of the `pg_dump`, while it runs.

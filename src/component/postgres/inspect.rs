@@ -1,7 +1,5 @@
 //! What a restore must know of the server that it goes to, asked in one go, and what forbids a restore (pure).
 
-use std::collections::HashSet;
-
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -9,7 +7,7 @@ use super::connect::Endpoint;
 use super::helper;
 use super::recreate::Host;
 use super::restore_error::RestoreError;
-use super::{PostgresError, globals};
+use super::{PostgresError, globals, query};
 
 /// A server before a restore.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,11 +97,6 @@ pub async fn connect_to(endpoint: &Endpoint, database: &str) -> Result<Client, P
     Ok(client)
 }
 
-/// An error of a query that was for `doing`.
-pub fn query(doing: &str) -> impl Fn(tokio_postgres::Error) -> PostgresError {
-    move |source| PostgresError::Query { doing: doing.to_owned(), source }
-}
-
 /// Asks the server.
 ///
 /// # Errors
@@ -165,8 +158,7 @@ impl Server {
     }
 
     pub fn present(&self) -> globals::Present {
-        let set = |names: &HashSet<String>| names.clone();
-        globals::Present { roles: set(&self.host.roles), tablespaces: set(&self.host.tablespaces) }
+        globals::Present { roles: self.host.roles.clone(), tablespaces: self.host.tablespaces.clone() }
     }
 
     /// Refuses what is known to fail, or to lose something, when `names` are restored from a server of major version `backup`.

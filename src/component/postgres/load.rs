@@ -6,14 +6,12 @@ use tokio::io::AsyncReadExt;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::PostgresError;
 use super::binaries::Binary;
 use super::connect::Endpoint;
 use super::contents::DatabaseContents;
 use super::globals::{self, Does, Globals, Object, Step};
-use super::inspect::query;
 use super::restore_error::RestoreError;
-use super::script;
+use super::{PostgresError, query, script};
 use crate::component::ArtifactOpener;
 use crate::manifest::Artifact;
 use crate::process::ProcessError;

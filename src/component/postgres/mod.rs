@@ -154,6 +154,11 @@ impl PostgresError {
     }
 }
 
+/// An error of a query that was for `doing`.
+fn query(doing: &str) -> impl Fn(tokio_postgres::Error) -> PostgresError {
+    move |source| PostgresError::Query { doing: doing.to_owned(), source }
+}
+
 fn quoted(names: &[String]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

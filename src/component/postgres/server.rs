@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::PostgresError;
 use super::connect::Endpoint;
 use super::facts::{DatabaseFacts, RoleSettings};
+use super::{PostgresError, query};
 
 /// The oldest server that is supported: the queries here need it.
 const OLDEST: u32 = 10;
@@ -35,10 +35,10 @@ impl Server {
     /// # Errors
     /// [`PostgresError::TooOld`], [`PostgresError::Query`].
     pub async fn ask(client: &Client) -> Result<Self, PostgresError> {
-        let query = "SELECT pg_catalog.current_setting('server_version'), pg_catalog.current_setting('server_version_num')::int,
+        let sql = "SELECT pg_catalog.current_setting('server_version'), pg_catalog.current_setting('server_version_num')::int,
             pg_catalog.pg_is_in_recovery(),
             (SELECT rolsuper OR rolbypassrls FROM pg_catalog.pg_roles WHERE rolname = current_user)";
-        let row = client.query_one(query, &[]).await.map_err(fault("ask for the server's version"))?;
+        let row = client.query_one(sql, &[]).await.map_err(query("ask for the server's version"))?;
         let version_num = u32::try_from(row.get::<_, i32>(1)).unwrap_or(0);
         let server = Self { version: row.get(0), version_num, in_recovery: row.get(2), sees_all_rows: row.get(3) };
         if server.major() < OLDEST { Err(PostgresError::TooOld { version: server.version, oldest: OLDEST }) } else { Ok(server) }
@@ -60,7 +60,7 @@ pub struct Database {
 /// [`PostgresError::Query`].
 pub async fn databases(client: &Client) -> Result<BTreeMap<String, Database>, PostgresError> {
     // Through JSON where a column depends on the version: datlocprovider is of 15, daticulocale of 15 and 16, datlocale of 17.
-    let query = "SELECT d.datname::text, pg_catalog.pg_encoding_to_char(d.encoding)::text, j->>'datcollate', j->>'datctype',
+    let sql = "SELECT d.datname::text, pg_catalog.pg_encoding_to_char(d.encoding)::text, j->>'datcollate', j->>'datctype',
             COALESCE(j->>'datlocprovider', 'c'), COALESCE(j->>'datlocale', j->>'daticulocale'), j->>'daticurules',
             pg_catalog.pg_get_userbyid(d.datdba)::text, d.datacl::text[], pg_catalog.shobj_description(d.oid, 'pg_database'),
             d.datconnlimit, d.datistemplate, t.spcname::text, d.datallowconn, p.may_connect,
@@ -69,7 +69,7 @@ pub async fn databases(client: &Client) -> Result<BTreeMap<String, Database>, Po
             JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace,
             LATERAL (SELECT pg_catalog.to_jsonb(d) AS j) AS as_json,
             LATERAL (SELECT COALESCE(pg_catalog.has_database_privilege(d.oid, 'CONNECT'), false) AS may_connect) AS p";
-    let rows = client.query(query, &[]).await.map_err(fault("list the databases"))?;
+    let rows = client.query(sql, &[]).await.map_err(query("list the databases"))?;
     let mut databases = BTreeMap::new();
     for row in &rows {
         let facts = DatabaseFacts {
@@ -90,11 +90,11 @@ pub async fn databases(client: &Client) -> Result<BTreeMap<String, Database>, Po
         };
         databases.insert(row.get(0), Database { facts, allows_connections: row.get(13), may_connect: row.get(14) });
     }
-    let query = "SELECT d.datname::text, r.rolname::text, s.setconfig FROM pg_catalog.pg_db_role_setting s
+    let sql = "SELECT d.datname::text, r.rolname::text, s.setconfig FROM pg_catalog.pg_db_role_setting s
             JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
             LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
         WHERE s.setrole = 0 OR r.oid IS NOT NULL ORDER BY 1, 2 NULLS FIRST";
-    for row in client.query(query, &[]).await.map_err(fault("list the settings of the databases"))? {
+    for row in client.query(sql, &[]).await.map_err(query("list the settings of the databases"))? {
         if let Some(database) = databases.get_mut(row.get::<_, &str>(0)) {
             database.facts.settings.push(RoleSettings { role: row.get(1), settings: row.get(2) });
         }
@@ -117,14 +117,14 @@ fn provider(letter: &str) -> &str {
 /// # Errors
 /// [`PostgresError::Query`].
 pub async fn obstacles(client: &Client, database: &str, sees_all_rows: bool) -> Result<Vec<String>, PostgresError> {
-    let query = "SELECT c.oid::pg_catalog.regclass::text,
+    let sql = "SELECT c.oid::pg_catalog.regclass::text,
             COALESCE(NOT (pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT')), false),
             COALESCE(c.relrowsecurity AND (c.relforcerowsecurity OR NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')), false)
         FROM pg_catalog.pg_class c
         WHERE c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' AND c.oid >= 16384
           AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.objid = c.oid AND e.deptype = 'e')
         ORDER BY 1";
-    let rows = client.query(query, &[]).await.map_err(fault("look for tables that cannot be read"))?;
+    let rows = client.query(sql, &[]).await.map_err(query("look for tables that cannot be read"))?;
     let named = |column: usize| -> Vec<String> { rows.iter().filter(|row| row.get(column)).map(|row| row.get(0)).collect() };
     let mut found = Vec::new();
     let unreadable = named(1);
@@ -160,7 +160,7 @@ pub async fn refuse_pooler(endpoint: &Endpoint, client: &Client) -> Result<(), P
         Ok(()) => {}
         // Statement pooling allows no transactions at all; a server has no reason to refuse one.
         Err(error) if error.as_db_error().is_some() => return Err(refuse()),
-        Err(error) => return Err(fault("begin a transaction")(error)),
+        Err(error) => return Err(query("begin a transaction")(error)),
     }
     let others = backend(&other).await?;
     let after = backend(client).await?;
@@ -169,16 +169,12 @@ pub async fn refuse_pooler(endpoint: &Endpoint, client: &Client) -> Result<(), P
 
 /// The simple protocol: prepared statements do not survive a pooler.
 async fn backend(client: &Client) -> Result<String, PostgresError> {
-    let messages = client.simple_query("SELECT pg_catalog.pg_backend_pid()").await.map_err(fault("ask for the backend"))?;
+    let messages = client.simple_query("SELECT pg_catalog.pg_backend_pid()").await.map_err(query("ask for the backend"))?;
     let row = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
     });
     Ok(row.unwrap_or_default().to_owned())
-}
-
-fn fault(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> PostgresError {
-    move |source| PostgresError::Query { doing: doing.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -66,7 +66,9 @@ impl Snapshot {
     /// [`PostgresError::Locked`] when the locks are not to be had, [`PostgresError::Changing`] when tables come faster than they can be
     /// locked, and those of connecting and querying.
     pub async fn take(endpoint: &Endpoint, patience: &Patience) -> Result<Self, PostgresError> {
-        for attempt in 1.. {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let exporter = endpoint.connect(None).await?;
             let again = match try_take(&exporter, endpoint.database(), patience).await? {
                 Ok((id, taken)) => return Ok(Self { id, taken, database: endpoint.database().to_owned(), exporter }),
@@ -80,7 +82,6 @@ impl Snapshot {
                 });
             }
         }
-        unreachable!("the loop returns")
     }
 
     /// As `pg_dump --snapshot=` takes it.

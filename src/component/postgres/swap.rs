@@ -12,13 +12,12 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::PostgresError;
 use super::connect::Endpoint;
 use super::facts::DatabaseFacts;
-use super::inspect::{self, Existing, connect, connect_to, query};
-use super::recreate;
+use super::inspect::{self, Existing, connect, connect_to};
 use super::restore_error::RestoreError;
 use super::sql::ident;
+use super::{PostgresError, query, recreate};
 
 /// How long sessions are ended and a swap is tried again, usually.
 pub const PATIENCE: Duration = Duration::from_secs(60);

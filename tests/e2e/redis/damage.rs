@@ -9,6 +9,17 @@ use tokio::io::AsyncReadExt;
 use super::common::{Backup, fill, noise, options, told};
 use crate::support::{Keyspace, Redis, Scratch, Version, assert_same_keys};
 
+/// A backup, and another server of that version with data of its own, which is what it holds before.
+async fn backup_and_target(version: Version, args: &[&str]) -> (Backup, Redis, Keyspace) {
+    let source = Redis::start(version, &[]);
+    fill(&source);
+    let backup = Backup::of_server(&source).await;
+    let target = Redis::start(version, args);
+    target.cli(&["SET", "old", "data"]);
+    let before = Keyspace::of(&target);
+    (backup, target, before)
+}
+
 /// Its data is that, and it is a master with its own settings, that lives.
 fn unharmed(server: &Redis, before: &Keyspace) {
     assert!(server.cli(&["ROLE"]).starts_with("master"));
@@ -49,12 +60,7 @@ async fn a_server_killed_in_the_middle_of_its_rdb_is_an_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_or_a_cut_never_reaches_a_server() {
-    let source = Redis::start(Version::V7_0, &[]);
-    fill(&source);
-    let sound = Backup::of_server(&source).await;
-    let target = Redis::start(Version::V7_0, &[]);
-    target.cli(&["SET", "old", "data"]);
-    let before = Keyspace::of(&target);
+    let (sound, target, before) = backup_and_target(Version::V7_0, &[]).await;
     let mut flipped = sound.rdb.to_vec();
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
@@ -71,12 +77,7 @@ async fn a_flipped_bit_or_a_cut_never_reaches_a_server() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_read_that_fails_leaves_the_old_data() {
     for version in Version::ALL {
-        let source = Redis::start(version, &[]);
-        fill(&source);
-        let backup = Backup::of_server(&source).await;
-        let target = Redis::start(version, &["--repl-diskless-load", "swapdb"]);
-        target.cli(&["SET", "old", "data"]);
-        let before = Keyspace::of(&target);
+        let (backup, target, before) = backup_and_target(version, &["--repl-diskless-load", "swapdb"]).await;
         let restorer = RedisRestorer::new(options(&target.url()));
         let mut staged =
             restorer.stage(&backup.stored(1), &RestoreOptions::default(), &RunContext::default()).await.expect("the first read is sound");
@@ -90,12 +91,7 @@ async fn a_second_read_that_fails_leaves_the_old_data() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_with_another_length_leaves_the_old_data() {
-    let source = Redis::start(Version::V7_0, &[]);
-    fill(&source);
-    let backup = Backup::of_server(&source).await;
-    let target = Redis::start(Version::V7_0, &[]);
-    target.cli(&["SET", "old", "data"]);
-    let before = Keyspace::of(&target);
+    let (backup, target, before) = backup_and_target(Version::V7_0, &[]).await;
     for raw_bytes in [backup.rdb.len() as u64 - 1, backup.rdb.len() as u64 + 1] {
         let mut backup = backup.clone();
         backup.part.artifacts[0].raw_bytes = raw_bytes;
@@ -107,12 +103,7 @@ async fn a_manifest_with_another_length_leaves_the_old_data() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelling_a_restore_leaves_the_old_data() {
-    let source = Redis::start(Version::V7_0, &[]);
-    fill(&source);
-    let backup = Backup::of_server(&source).await;
-    let target = Redis::start(Version::V7_0, &[]);
-    target.cli(&["SET", "old", "data"]);
-    let before = Keyspace::of(&target);
+    let (backup, target, before) = backup_and_target(Version::V7_0, &[]).await;
     let run = RunContext::default();
     let restorer = RedisRestorer::new(options(&target.url()));
     let mut staged = restorer.stage(&backup.stored(usize::MAX), &RestoreOptions::default(), &run).await.expect("staged");
