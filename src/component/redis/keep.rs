@@ -11,6 +11,10 @@ use super::endpoint::Endpoint;
 use super::rdb::{RdbSummary, Verifier};
 use super::replication::{Transfer, resync};
 
+/// Of the files' names.
+pub const PREFIX: &str = "backstay-redis-";
+pub const SUFFIX: &str = ".rdb";
+
 const CHUNK: usize = 256 << 10;
 
 /// A verified RDB in a file that only its owner may read; gone when dropped, unless told to stay.
@@ -29,7 +33,7 @@ impl Kept {
         let dir = std::env::temp_dir();
         let failed = |source| RedisError::Keep { path: dir.clone(), source };
         // `tempfile` creates with mode 0600.
-        let file = Builder::new().prefix("backstay-redis-").suffix(".rdb").tempfile_in(&dir).map_err(failed)?;
+        let file = Builder::new().prefix(PREFIX).suffix(SUFFIX).tempfile_in(&dir).map_err(failed)?;
         let resync = resync(endpoint, Transfer::Disk).await?;
         let (file, summary) = copy(resync.stream, file).await.map_err(failed)?;
         Ok(Self { file, summary })

@@ -12,12 +12,12 @@ use futures_util::future::BoxFuture;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::RedisError;
 use super::bgsave::persist;
 use super::control::{Control, POLL};
 use super::endpoint::Endpoint;
 use super::keep::Kept;
 use super::master::{Master, Replica};
+use super::{RedisError, abandoned};
 use crate::component::{ByteStream, ComponentError, Restored, Staged};
 
 /// How long a server has for connecting back. It tries every second.
@@ -250,7 +250,7 @@ impl Borrowed {
             }
         }
         let borrowed = Self(before);
-        for (key, value) in [("repl-diskless-load", "disabled"), ("masteruser", ""), ("masterauth", password)] {
+        for (key, value) in [("repl-diskless-load", "disabled"), ("masteruser", abandoned::USER), ("masterauth", password)] {
             if let Err(error) = control.set_config(key, value).await {
                 if let Err(reset) = borrowed.give_back(control).await {
                     tracing::error!(at = control.at, %reset, "settings of Redis could not be set back");

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::name::ComponentName;
 use crate::secret::Secret;
 
+mod abandoned;
 mod bgsave;
 mod compat;
 mod connect;

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use percent_encoding::percent_decode_str;
 use tokio::io::AsyncReadExt;
 
+use super::abandoned;
 use super::control::{Control, text};
 use super::endpoint::Endpoint;
 use super::file::{FileStaged, free, howto};
@@ -104,7 +105,12 @@ impl RedisRestorer {
             }
             Place::Live(endpoint) => endpoint,
         };
-        let info = fit(&mut Control::open(&endpoint).await?, &part.component).await?;
+        let mut control = Control::open(&endpoint).await?;
+        let Fit { info, abandoned } = fit(&mut control, &part.component).await?;
+        if abandoned {
+            abandoned::free(&mut control).await?;
+        }
+        drop(control);
         let summary = prove(open().await.map_err(RedisError::Stored)?).await?;
         if summary.bytes != artifact.raw_bytes {
             return Err(RedisError::Length { bytes: summary.bytes, noted: artifact.raw_bytes }.into());
@@ -148,11 +154,18 @@ fn noted_keys(part: &manifest::Component) -> u64 {
 
 async fn live_steps(endpoint: &Endpoint, part: &manifest::Component, options: &RestoreOptions) -> Result<Vec<String>, ComponentError> {
     let mut control = Control::open(endpoint).await?;
-    let info = fit(&mut control, part).await?;
-    probe(endpoint, info.server().number().0).await?;
+    let Fit { info, abandoned } = fit(&mut control, part).await?;
+    // a replica of nobody has no data to give away
+    if !abandoned {
+        probe(endpoint, info.server().number().0).await?;
+    }
     let keys: u64 = info.keys().values().sum();
     let at = &control.at;
-    let mut steps = vec![
+    let mut steps = Vec::new();
+    if abandoned {
+        steps.push(format!("First make {at} a master again: a restore that was killed has left it a replica of nobody, without writes."));
+    }
+    steps.extend([
         format!(
             "Read the RDB once and check it; keep what {} at {at} holds as an RDB in {}.",
             info.server(),
@@ -165,7 +178,7 @@ async fn live_steps(endpoint: &Endpoint, part: &manifest::Component, options: &R
         ),
         "Meanwhile its clients may read the old data, writes get READONLY errors, and while it loads everything gets LOADING errors."
             .to_owned(),
-    ];
+    ]);
     if info.number("connected_slaves").unwrap_or(0) > 0 {
         steps.push(format!("{at} has replicas: they follow, each by a full resynchronisation."));
     }
@@ -173,20 +186,34 @@ async fn live_steps(endpoint: &Endpoint, part: &manifest::Component, options: &R
     if info.number("maxmemory").is_some_and(|max| max > 0 && max < memory) {
         steps.push(format!("The data took {memory} bytes of memory, more than maxmemory of {at}: it may evict keys, or refuse writes."));
     }
+    steps.extend(abandoned::kept().iter().map(|path| {
+        format!(
+            "Note: {} is left from an earlier restore and may hold the only copy of old data; remove it when it is not needed.",
+            path.display()
+        )
+    }));
     if options.keep_old {
         steps.push("Leave the RDB of the old content there.".to_owned());
     }
     Ok(steps)
 }
 
+/// A server that would take the RDB.
+struct Fit {
+    info: Info,
+    /// It has to be freed before.
+    abandoned: bool,
+}
+
 /// Refuses a server that would not take the RDB, or would come to harm by it. Changes nothing.
-async fn fit(control: &mut Control, part: &manifest::Component) -> Result<Info, RedisError> {
+async fn fit(control: &mut Control, part: &manifest::Component) -> Result<Fit, RedisError> {
     let info = control.info().await?;
     let at = control.at.clone();
     if info.is_cluster() {
         return Err(RedisError::Cluster { at });
     }
-    if let Some(master) = info.master() {
+    let abandoned = abandoned::is_abandoned(control, &info).await?;
+    if let Some(master) = info.master().filter(|_| !abandoned) {
         return Err(RedisError::Replica { at, master });
     }
     if let Some(rdb) = part.facts.get("rdb_version").and_then(serde_json::Value::as_u64) {
@@ -206,7 +233,7 @@ async fn fit(control: &mut Control, part: &manifest::Component) -> Result<Info, 
     if watched {
         return Err(RedisError::Sentinel { at });
     }
-    Ok(info)
+    Ok(Fit { info, abandoned })
 }
 
 fn loads(info: &Info, rdb: u32, writes: Option<u32>) -> Result<(), RedisError> {

@@ -166,3 +166,32 @@ async fn what_a_server_held_is_not_lost_when_the_load_kills_it() {
     fs::rename(kept, scratch.join("dump.rdb")).or_else(|_| fs::copy(kept, scratch.join("dump.rdb")).map(drop)).expect("it is there");
     assert_same_keys(&before, &Keyspace::of(&Redis::start_in(Version::V7_0, scratch, &[])));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_a_killed_restore_left_behind_is_freed_by_the_next_one() {
+    for version in Version::ALL {
+        let source = Redis::start(version, &[]);
+        fill(&source);
+        let backup = Backup::of_server(&source).await;
+        let before = Keyspace::of(&source);
+        let target = Redis::start(version, &[]);
+        target.cli(&["SET", "old", "data"]);
+        let worker = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let port = worker.local_addr().expect("bound").port().to_string();
+        for setting in [["masteruser", "backstay-restore"], ["masterauth", "one-time"]] {
+            target.cli(&["CONFIG", "SET", setting[0], setting[1]]);
+        }
+        target.cli(&["REPLICAOF", "127.0.0.1", &port]);
+        // a restore that is still under way is left alone
+        let said = told(&backup.stage(options(&target.url()), Destination::Configured).await.err().expect("refused"));
+        assert!(said.contains("it is a replica of"), "{said}");
+        drop(worker);
+        backup.restore(options(&target.url()), Destination::Configured).await.unwrap_or_else(|e| panic!("{}", told(&e)));
+        unharmed(&target, &before);
+        assert_eq!(target.cli(&["CONFIG", "GET", "masteruser"]).trim_end(), "masteruser");
+        // the same without our mark is somebody's replica
+        target.cli(&["REPLICAOF", "127.0.0.1", &port]);
+        let said = told(&backup.stage(options(&target.url()), Destination::Configured).await.err().expect("refused"));
+        assert!(said.contains("it is a replica of"), "{said}");
+    }
+}
