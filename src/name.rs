@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use chrono::{DateTime, NaiveDateTime, SubsecRound, Utc};
+use chrono::{DateTime, NaiveDateTime, SubsecRound, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -15,6 +15,8 @@ use thiserror::Error;
 pub const MAX_LEN: usize = 64;
 
 const TIME_FORMAT: &str = "%Y-%m-%d-%H%M%S";
+/// By how much the clocks of two hosts may differ before a backup counts as dated in the future.
+const SKEW: TimeDelta = TimeDelta::minutes(10);
 const TIME_LEN: usize = "2020-10-03-115557".len();
 
 /// Why a text is not a name.
@@ -169,6 +171,11 @@ impl BackupName {
 
     pub fn created(&self) -> DateTime<Utc> {
         self.created
+    }
+
+    /// Whether it is dated in the future: some host's clock was wrong. It must not pass for the newest backup, or a served slot.
+    pub fn is_ahead(&self, now: DateTime<Utc>) -> bool {
+        self.created > now + SKEW
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which backups to keep. Pure: policy + backups → a plan with a reason for each.
 //!
 //! Laws: only complete backups count; the newest complete one is kept whatever the policy says; a partial backup stays until a newer
-//! complete one exists. Days, weeks (ISO 8601), months and years are those of UTC, as the names are.
+//! complete one exists; a backup dated in the future (by a wrong clock) is kept and does not count. Days, weeks (ISO 8601), months and years are those of UTC, as the names are.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -61,10 +61,13 @@ impl Policy {
 }
 
 /// Decides over all backups of a job in one target; newest first.
-pub fn plan(policy: &Policy, backups: &[Candidate]) -> Vec<Decision> {
+pub fn plan(policy: &Policy, backups: &[Candidate], now: DateTime<Utc>) -> Vec<Decision> {
+    let (ahead, backups): (Vec<&Candidate>, Vec<&Candidate>) = backups.iter().partition(|b| b.name.is_ahead(now));
     let scopes: BTreeSet<&[String]> = backups.iter().map(|b| b.scope.as_slice()).collect();
     let mut decisions: Vec<Decision> =
-        scopes.iter().flat_map(|scope| plan_scope(policy, backups.iter().filter(|b| b.scope == **scope).collect())).collect();
+        scopes.iter().flat_map(|scope| plan_scope(policy, backups.iter().copied().filter(|b| b.scope == **scope).collect())).collect();
+    let uncounted = |b: &Candidate| Decision { name: b.name.clone(), keep: true, reason: "dated in the future, not counted".into() };
+    decisions.extend(ahead.into_iter().map(uncounted));
     decisions.sort_by(|a, b| b.name.cmp(&a.name));
     decisions
 }
@@ -148,7 +151,8 @@ mod tests {
 
     #[track_caller]
     fn check(policy: Policy, backups: &[Candidate], kept: &[&str]) {
-        let plan = plan(&policy, backups);
+        let now = "2026-06-01T00:00:00Z".parse().expect("a time");
+        let plan = plan(&policy, backups, now);
         assert_eq!(plan.len(), backups.len());
         let got: Vec<String> = plan.iter().filter(|d| d.keep).map(|d| d.name.to_string().replacen("job-", "", 1)).collect();
         assert_eq!(got, kept, "{plan:#?}");
@@ -171,6 +175,12 @@ mod tests {
     fn a_backup_of_one_component_never_pushes_out_a_whole_one() {
         let all = [backup("2026-01-01-000000"), only("2026-01-02-000000", "redis"), only("2026-01-03-000000", "redis")];
         check(policy(|p| p.last = NonZeroU32::new(1)), &all, &["2026-01-03-000000", "2026-01-01-000000"]);
+    }
+
+    #[test]
+    fn a_backup_dated_in_the_future_pushes_out_nothing() {
+        let all = [backup("2026-01-01-000000"), backup("2026-01-02-000000"), partial("2026-05-01-000000"), backup("2031-01-01-000000")];
+        check(policy(|p| p.last = NonZeroU32::new(1)), &all, &["2031-01-01-000000", "2026-05-01-000000", "2026-01-02-000000"]);
     }
 
     #[test]
@@ -208,7 +218,7 @@ mod tests {
                 scope: Vec::new(),
             }).collect();
             let policy = Policy { last: NonZeroU32::new(last), daily: NonZeroU32::new(daily), ..Policy::default() };
-            let plan = plan(&policy, &all);
+            let plan = plan(&policy, &all, DateTime::from_timestamp(2_000_000_000, 0).expect("in range"));
             let kept = |c: &Candidate| plan.iter().any(|d| d.keep && d.name == c.name);
             let wanted = all.iter().rev().filter(|c| c.complete).take(last.max(1) as usize);
             for candidate in wanted {

@@ -9,6 +9,7 @@ use super::{open_catalogs, output};
 use crate::assembly;
 use crate::catalog::{Catalog, CatalogError, Entry};
 use crate::chain::describe;
+use crate::clock::{Clock, SystemClock};
 use crate::component::{Destination, RestoreOptions};
 use crate::config::Settings;
 use crate::error::Error;
@@ -143,7 +144,15 @@ async fn latest(
     }
     // of equal names the first target wins, as it is configured
     found.reverse();
-    found.into_iter().max_by(|(_, a), (_, b)| a.name.cmp(&b.name)).ok_or_else(|| not_found("there is no complete backup".into(), trouble))
+    let newest = found.into_iter().max_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+    let (target, manifest) = newest.ok_or_else(|| not_found("there is no complete backup".into(), trouble))?;
+    if manifest.name.is_ahead(SystemClock.now()) {
+        return Err(Error::Usage {
+            what: format!("which backup is the latest cannot be told: `{}` is dated in the future", manifest.name),
+            advice: Some("Name a backup. This machine's clock is wrong, or that of the host which made it was.".into()),
+        });
+    }
+    Ok((target, manifest))
 }
 
 fn serves(manifest: &Manifest, only: &[ComponentName]) -> bool {

@@ -11,7 +11,7 @@ use super::{load_config, output};
 use crate::assembly;
 use crate::catalog::Catalog;
 use crate::chain::describe;
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::Settings;
 use crate::error::Error;
 use crate::job::{self, JobError, Request};
@@ -94,7 +94,7 @@ impl Runner for Jobs {
         let mut trouble = Vec::new();
         for (_, target) in assembly::targets(&self.settings, &settings.targets, Access::Read) {
             let last = match target {
-                Ok(target) => job::last_complete(&Catalog::new(target), name).await,
+                Ok(target) => job::last_complete(&Catalog::new(target), name, SystemClock.now()).await,
                 Err(error) if error.is_not_found() => Ok(None),
                 Err(error) => Err(error),
             };

@@ -23,7 +23,7 @@ pub async fn prune(catalog: &Catalog, job: &JobName, policy: &Policy, now: DateT
         Ok(entries) => entries,
         Err(error) => return Pruned { failures: vec![describe(&error)], ..pruned },
     };
-    pruned.decisions = retention::plan(policy, &candidates(&entries));
+    pruned.decisions = retention::plan(policy, &candidates(&entries), now);
     for decision in pruned.decisions.iter().filter(|d| !d.keep) {
         let Some(manifest) = entries.iter().filter_map(Entry::manifest).find(|m| m.name == decision.name) else { continue };
         match catalog.remove(manifest).await {

@@ -333,6 +333,21 @@ async fn a_slot_that_was_served_is_not_run_again() {
 }
 
 #[tokio::test]
+async fn a_backup_from_the_future_neither_serves_a_slot_nor_pushes_out_the_new_one() {
+    let house = House::new();
+    let job = || house.job(vec![source("good", 10, End::Whole)], &["local"]);
+    house.clock.advance(TimeDelta::days(2000));
+    for _ in 0..2 {
+        house.run_job(job(), Request::default()).await.expect("made with a wrong clock");
+    }
+    house.clock.advance(TimeDelta::days(-2000));
+    let request = Request { only: Vec::new(), slot: Some(house.clock.now() + TimeDelta::seconds(5)) };
+    let report = house.run_job(job(), request).await.expect("not served yet");
+    assert_eq!(report.pruned, []);
+    assert_eq!(house.listed("local").await.len(), 3);
+}
+
+#[tokio::test]
 async fn what_a_dead_run_left_is_swept_a_day_later_and_nothing_else_is() {
     let house = House::new();
     let old = house.path("local").join("default-2026-01-02-000000");
