@@ -42,7 +42,7 @@ def redis(scale):
         parts = [a if isinstance(a, bytes) else str(a).encode() for a in arguments]
         out.write(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts))
 
-    for i in range(int(28_000 * scale)):
+    for i in range(int(26_500 * scale)):
         session = base64.b64encode(rng.randbytes(rng.randint(300, 1200)))
         send("SET", f":1:django.contrib.sessions.cache{rng.getrandbits(128):032x}", session, "EX", 10_000_000)
     for i in range(int(12_000 * scale)):
