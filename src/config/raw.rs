@@ -121,7 +121,7 @@ pub(super) struct RawJob {
     pub catch_up: bool,
     /// Longest random delay before a scheduled run, such as `5m`.
     pub jitter: String,
-    /// Longest time that a whole run may take, such as `6h`. `0s`: no limit.
+    /// Longest time of a run, such as `6h`; what is done by then is kept as a partial backup. `0s`: no limit.
     pub timeout: String,
     /// A stream that does not move for this long is cut.
     pub stall_timeout: String,
