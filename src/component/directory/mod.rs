@@ -65,6 +65,8 @@ pub enum DirectoryError {
     Missing(PathBuf),
     #[error("{0} is not a directory")]
     NotADirectory(PathBuf),
+    #[error("a restore of {0} was interrupted, or is under way: its entries are half swapped")]
+    HalfRestored(PathBuf),
     #[error("open the directory {path}")]
     Open {
         path: PathBuf,
@@ -124,6 +126,7 @@ impl DirectoryError {
             Self::Missing(path) => {
                 format!("Create {}, mount it into the container, or take the component out of the configuration.", path.display())
             }
+            Self::HalfRestored(_) => "Restore again, into the same directory: that brings the old entries back first.".to_owned(),
             Self::NotADirectory(_) => "Configure the directory itself, not a file in it.".to_owned(),
             Self::Read { source, .. } | Self::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "Run as a user that may read it (root, or with CAP_DAC_READ_SEARCH), exclude it, or set `skip_unreadable = true`."

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::ladder::DIRECTORY;
 use super::pipe::pipe;
+use super::swap::Swap;
 use super::trouble::Halt;
 use super::walk::{Tally, Walk};
 use super::{DirectoryError, DirectoryOptions};
@@ -113,12 +114,17 @@ fn note(notes: &Notes, tally: &Tally, warnings: Vec<String>) {
 
 fn open_root(options: &DirectoryOptions) -> Result<OwnedFd, ComponentError> {
     let path = &options.path;
-    open(path, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(|error| match error {
+    let root = open(path, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(|error| match error {
         Errno::NOENT if options.required => DirectoryError::Missing(path.clone()).into(),
         Errno::NOENT => ComponentError::Absent(format!("the directory {} does not exist", path.display())),
         Errno::NOTDIR => DirectoryError::NotADirectory(path.clone()).into(),
         error => DirectoryError::Open { path: path.clone(), source: error.into() }.into(),
-    })
+    })?;
+    // part of its entries lie aside, or are those of another time
+    match Swap::interrupted(path)? {
+        Some(_) => Err(DirectoryError::HalfRestored(path.clone()).into()),
+        None => Ok(root),
+    }
 }
 
 /// Patterns relative to the root of the tree.

@@ -19,7 +19,7 @@ use super::dump::Dump;
 use super::facts::{self, DatabaseFacts, Databases};
 use super::server::{self, Database, Server};
 use super::snapshot::Patience;
-use super::{PostgresError, PostgresOptions, dumpall};
+use super::{PostgresError, PostgresOptions, dumpall, helper};
 use crate::component::{Artifact, ByteStream, ComponentError, Notes, RunContext, Source};
 use crate::manifest::{Facts, Format, Kind};
 use crate::name::{ComponentName, file_stem};
@@ -125,7 +125,11 @@ fn select(wanted: &[String], existing: BTreeMap<String, Database>) -> Result<Sel
     let mut selection = Selection { databases: BTreeMap::new(), skipped: Vec::new() };
     for (name, database) in existing {
         let named = wanted.contains(&name);
-        if named || (all && database.allows_connections && !database.facts.is_template) {
+        if all && !named && helper::Role::of(&name).is_some() {
+            selection.skipped.push(format!("database `{name}` is left out: it belongs to a restore that is under way or was interrupted"));
+        } else if all && !named && !database.allows_connections && !database.facts.is_template {
+            selection.skipped.push(format!("database `{name}` is left out: it allows no connections"));
+        } else if named || (all && database.allows_connections && !database.facts.is_template) {
             // DROP DATABASE that was interrupted; the server lets nobody in (PostgreSQL's `DATCONNLIMIT_INVALID_DB`).
             let broken = database.facts.connection_limit == Some(-2);
             let foreign = !database.may_connect && OF_PROVIDERS.contains(&name.as_str());
@@ -258,6 +262,7 @@ mod tests {
         [
             ("app", database(true, false, -1, true)),
             ("closed", database(false, false, -1, true)),
+            ("app_backstay_new_0123abcd", database(true, false, -1, true)),
             ("half-dropped", database(true, false, -2, true)),
             ("private", database(true, false, -1, false)),
             ("rdsadmin", database(true, false, -1, false)),
@@ -280,7 +285,7 @@ mod tests {
         check(&["*", "template1"], &["app", "private", "template1"]);
         check(&["rdsadmin"], &["rdsadmin"]);
         let selection = select(&["*".to_owned()], existing()).expect("all exist");
-        assert_eq!(selection.skipped.len(), 2);
+        assert_eq!(selection.skipped.len(), 4, "{:?}", selection.skipped);
     }
 
     #[test]

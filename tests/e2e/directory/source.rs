@@ -228,3 +228,15 @@ async fn a_cancelled_run_is_an_error_of_the_stream() {
     run.cancel.cancel();
     assert!(stream.read_to_end(&mut Vec::new()).await.is_err());
 }
+
+#[tokio::test]
+async fn a_directory_that_is_half_swapped_is_no_backup() {
+    let scratch = Scratch::new();
+    scratch.write("tree/.backstay-old-85e300dd/aside", "old");
+    scratch.write("tree/not-yet-moved", "old");
+    for (phase, sound) in [("out", false), ("in", false), ("done", true)] {
+        scratch.write("tree/.backstay-journal", format!("backstay-journal 1\nsuffix 85e300dd\nphase {phase}\nmodified 1700000000.5\n"));
+        let opened = open(options(&scratch.join("tree")), &RunContext::default()).await.map(drop);
+        assert_eq!(opened.map_err(|e| e.to_string().contains("half swapped")), if sound { Ok(()) } else { Err(true) }, "{phase}");
+    }
+}
