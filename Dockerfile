@@ -4,7 +4,7 @@
 #
 # Not built by this project's tests, which only lint it.
 
-FROM docker.io/library/rust:1.95.0-slim-bookworm AS builder
+FROM rust:1.95.0-slim-bookworm AS builder
 WORKDIR /src
 COPY Cargo.toml Cargo.lock rustfmt.toml ./
 COPY src src
@@ -14,7 +14,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked && cp target/release/backstay /usr/local/bin/backstay
 
-FROM docker.io/library/debian:bookworm-slim
+FROM debian:bookworm-slim
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
 # A dump must be made by a client of the server's major version or newer, and a restore goes best with the server's own: hence all of
