@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
 use object_store::{Certificate, ClientOptions, RetryConfig};
+use url::Url;
 
 use super::error::StorageError;
 use super::options::{Addressing, Checksum, S3Options};
@@ -55,7 +56,14 @@ pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Re
     };
     builder = builder.with_virtual_hosted_style_request(virtual_hosted);
     if let Some(endpoint) = &options.endpoint {
-        builder = builder.with_endpoint(if virtual_hosted { with_bucket(endpoint, bucket) } else { endpoint.clone() });
+        let endpoint = if virtual_hosted { with_bucket(endpoint, bucket) } else { endpoint.clone() };
+        // object_store takes anything, and panics at the first request
+        if let Err(why) = endpoint.parse::<Url>() {
+            return Err(setup(
+                format!("the endpoint `{endpoint}` is not a URL with a host ({why}); virtual addressing needs a name").into(),
+            ));
+        }
+        builder = builder.with_endpoint(endpoint);
     }
     if let Some(region) = &options.region {
         builder = builder.with_region(region);
@@ -80,5 +88,25 @@ fn with_bucket(endpoint: &str, bucket: &str) -> String {
     match endpoint.split_once("://") {
         Some((scheme, host)) => format!("{scheme}://{bucket}.{host}"),
         None => format!("https://{bucket}.{endpoint}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_is_no_url_is_refused() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let open = |endpoint: &str, addressing| {
+            let options = S3Options { endpoint: Some(endpoint.into()), addressing, allow_http: true, ..S3Options::default() };
+            super::open(&"offsite".parse().expect("a name"), "bucket", &options).map(drop)
+        };
+        assert!(open("http://127.0.0.1:9000", Addressing::Path).is_ok());
+        assert!(open("http://localhost:9000", Addressing::Virtual).is_ok());
+        assert!(open("http://127.0.0.1:9000", Addressing::Virtual).is_err());
+        for bad in ["nonsense", "http://", "http://host:99999", "http://[::"] {
+            assert!(open(bad, Addressing::Path).is_err(), "{bad}");
+        }
     }
 }
