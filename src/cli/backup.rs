@@ -7,10 +7,11 @@ use super::args::{BackupArgs, Global};
 use super::progress::Progress;
 use super::{choose_job, output};
 use crate::assembly;
+use crate::chain::describe;
 use crate::clock::SystemClock;
 use crate::config::Settings;
 use crate::error::Error;
-use crate::job::{self, Report, Request};
+use crate::job::{self, JobError, Report, Request};
 use crate::manifest::ComponentStatus;
 use crate::pipeline::Engine;
 
@@ -21,13 +22,18 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: BackupArgs, 
     let request = Request { only: args.only, slot: None };
     let report = job::run(job, request, &engine, &SystemClock, cancel).await;
     drop(progress);
-    let report = report?;
-    if args.json {
-        output::json(&to_json(&report))?;
-    } else {
-        print(&report)?;
+    match &report {
+        Ok(report) if args.json => output::json(&to_json(report))?,
+        Ok(report) => print(report)?,
+        Err(error) if args.json => output::json(&failed_json(error))?,
+        Err(_) => {}
     }
-    verdict(&report)
+    verdict(&report?)
+}
+
+/// The same members as [`to_json`], for a script that looks at `status`.
+fn failed_json(error: &JobError) -> Value {
+    json!({"name": null, "status": "failed", "reason": describe(error), "target": "", "targets": [], "components": [], "pruned": []})
 }
 
 /// Exit code 3 unless everything that was asked for is stored everywhere.

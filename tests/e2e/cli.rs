@@ -95,7 +95,8 @@ fn retention_keeps_the_newest_and_a_failed_run_removes_nothing() {
     };
     assert_eq!(listed(&backstay), names[1..]);
     backstay.configure(&config(&source.join("missing")));
-    backstay.run(&["backup"]).expect_code(3);
+    let answer = backstay.run(&["backup", "--json"]).expect_code(3).json();
+    assert_eq!((&answer["name"], &answer["status"]), (&json!(null), &json!("failed")));
     assert_eq!(listed(&backstay), names[1..]);
     assert!(!backstay.succeed(&["prune", "--dry-run"]).stdout.is_empty());
 }
