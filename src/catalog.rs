@@ -4,9 +4,10 @@
 //! manifest first.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, StreamExt};
 use thiserror::Error;
 
+use crate::chain::describe;
 use crate::manifest::{self, Manifest, ManifestError, Status};
 use crate::name::{ArtifactPath, BackupName, JobName};
 use crate::retention::Candidate;
@@ -43,20 +44,22 @@ pub enum Entry {
     Sound(Box<Manifest>),
     /// It has a manifest, which is not what was written.
     Damaged(BackupName, ManifestError),
+    /// Its manifest cannot be read now; the others can.
+    Unread(BackupName, StorageError),
 }
 
 impl Entry {
     pub fn name(&self) -> &BackupName {
         match self {
             Self::Sound(manifest) => &manifest.name,
-            Self::Damaged(name, _) => name,
+            Self::Damaged(name, _) | Self::Unread(name, _) => name,
         }
     }
 
     pub fn manifest(&self) -> Option<&Manifest> {
         match self {
             Self::Sound(manifest) => Some(manifest),
-            Self::Damaged(..) => None,
+            Self::Damaged(..) | Self::Unread(..) => None,
         }
     }
 }
@@ -80,7 +83,8 @@ impl Catalog {
     pub async fn list(&self, job: Option<&JobName>) -> Result<Vec<Entry>, StorageError> {
         let names = self.target.backup_names().await?;
         let wanted = names.into_iter().filter(|n| job.is_none_or(|job| n.job() == job));
-        stream::iter(wanted).map(|name| self.read(name)).buffered(PARALLEL).try_filter_map(|entry| async { Ok(entry) }).try_collect().await
+        let read = |name: BackupName| async move { self.read(name.clone()).await.unwrap_or_else(|error| Some(Entry::Unread(name, error))) };
+        Ok(stream::iter(wanted).map(read).buffered(PARALLEL).filter_map(std::future::ready).collect().await)
     }
 
     /// The manifest of a backup.
@@ -90,6 +94,7 @@ impl Catalog {
     pub async fn find(&self, name: &BackupName) -> Result<Manifest, CatalogError> {
         match self.read(name.clone()).await? {
             Some(Entry::Sound(manifest)) => Ok(*manifest),
+            Some(Entry::Unread(_, error)) => Err(error.into()),
             Some(Entry::Damaged(name, source)) => Err(CatalogError::Damaged { name, target: self.target.name().to_string(), source }),
             None => Err(CatalogError::NotFound(name.clone())),
         }
@@ -122,29 +127,37 @@ impl Catalog {
     }
 
     /// Removes what runs of `job` that never committed have left, a day after they began. Only objects that such a run would have written
-    /// are touched. Returns the names that were cleared.
+    /// are touched. Returns the names that were cleared; what cannot be cleared is logged, and tried again after the next run.
     pub async fn sweep(&self, job: &JobName, now: DateTime<Utc>) -> Result<Vec<BackupName>, StorageError> {
         let mut swept = Vec::new();
         for name in self.target.backup_names().await? {
             if name.job() != job || now - name.created() < GRACE {
                 continue;
             }
-            let prefix = self.target.layout().backup(&name);
-            let objects = self.target.list(&prefix).await?;
-            let manifest = self.target.layout().manifest(&name);
-            let young = objects.iter().any(|o| now - o.last_modified < GRACE);
-            if objects.is_empty() || young || objects.iter().any(|o| o.location == manifest) {
-                continue;
+            match self.sweep_one(&name, now).await {
+                Ok(true) => swept.push(name),
+                Ok(false) => {}
+                Err(error) => tracing::warn!("could not remove what an unfinished run had left: {}", describe(&error)),
             }
-            for object in &objects {
-                let below = object.location.as_ref().strip_prefix(prefix.as_ref()).unwrap_or_default().trim_start_matches('/');
-                if below == layout::SUMS || below.parse::<ArtifactPath>().is_ok() {
-                    self.target.delete(&object.location).await?;
-                }
-            }
-            swept.push(name);
         }
         Ok(swept)
+    }
+
+    async fn sweep_one(&self, name: &BackupName, now: DateTime<Utc>) -> Result<bool, StorageError> {
+        let prefix = self.target.layout().backup(name);
+        let objects = self.target.list(&prefix).await?;
+        let manifest = self.target.layout().manifest(name);
+        let young = objects.iter().any(|o| now - o.last_modified < GRACE);
+        if objects.is_empty() || young || objects.iter().any(|o| o.location == manifest) {
+            return Ok(false);
+        }
+        for object in &objects {
+            let below = object.location.as_ref().strip_prefix(prefix.as_ref()).unwrap_or_default().trim_start_matches('/');
+            if below == layout::SUMS || below.parse::<ArtifactPath>().is_ok() {
+                self.target.delete(&object.location).await?;
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -152,7 +165,7 @@ fn parse(name: BackupName, bytes: &[u8]) -> Entry {
     match Manifest::from_bytes(bytes) {
         // a manifest that was moved under another name is not that backup
         Ok(manifest) if manifest.name == name && manifest.job == *name.job() => Entry::Sound(Box::new(manifest)),
-        Ok(_) => Entry::Damaged(name, ManifestError::Damaged),
+        Ok(manifest) => Entry::Damaged(name, ManifestError::Misplaced(manifest.name)),
         Err(error) => Entry::Damaged(name, error),
     }
 }

@@ -212,6 +212,8 @@ impl Encoding {
 pub enum ManifestError {
     #[error("the manifest's own checksum does not match: it was changed or cut after it was written")]
     Damaged,
+    #[error("it is the manifest of another backup, `{0}`: was the folder copied or renamed?")]
+    Misplaced(BackupName),
     #[error("the manifest is sound but cannot be read: was it written by a newer version?")]
     Unreadable(#[source] serde_json::Error),
     #[error("the manifest has format {0}; this version reads format {FORMAT}: use a newer backstay")]

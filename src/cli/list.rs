@@ -17,7 +17,7 @@ use crate::name::{BackupName, JobName, TargetName};
 struct Row {
     name: BackupName,
     targets: Vec<TargetName>,
-    /// `None` if every copy is damaged.
+    /// `None` if every copy is damaged or cannot be read.
     manifest: Option<Manifest>,
     /// Targets whose copy is damaged.
     damaged: Vec<TargetName>,
@@ -28,7 +28,14 @@ pub(super) async fn run(settings: &Settings, args: ListArgs) -> Result<(), Error
     let mut rows: BTreeMap<BackupName, Row> = BTreeMap::new();
     for catalog in &catalogs {
         match catalog.list(args.job.as_ref()).await {
-            Ok(entries) => entries.into_iter().for_each(|entry| merge(&mut rows, catalog.target().name(), entry)),
+            Ok(entries) => {
+                for entry in entries {
+                    if let Entry::Unread(_, error) = &entry {
+                        unread.push(explain(error, error.advice()));
+                    }
+                    merge(&mut rows, catalog.target().name(), entry);
+                }
+            }
             Err(error) => unread.push(explain(&error, error.advice())),
         }
     }
@@ -59,6 +66,7 @@ fn merge(rows: &mut BTreeMap<BackupName, Row>, target: &TargetName, entry: Entry
     match entry {
         Entry::Sound(manifest) => row.manifest = Some(*manifest),
         Entry::Damaged(..) => row.damaged.push(target.clone()),
+        Entry::Unread(..) => {}
     }
 }
 
@@ -70,8 +78,9 @@ impl Row {
     /// A copy that is damaged is said even where another is sound.
     fn status(&self) -> &'static str {
         match &self.manifest {
-            Some(manifest) if self.damaged.is_empty() => manifest.status.as_str(),
-            _ => "damaged",
+            _ if !self.damaged.is_empty() => "damaged",
+            Some(manifest) => manifest.status.as_str(),
+            None => "unreadable",
         }
     }
 

@@ -121,11 +121,18 @@ async fn latest(
 ) -> Result<(Target, Manifest), Error> {
     let mut trouble = unread;
     let mut found: Vec<(Target, Manifest)> = Vec::new();
+    let mut damaged = Vec::new();
     for catalog in catalogs {
         match catalog.list(job).await {
             Ok(entries) => {
-                let sound = entries.into_iter().filter_map(|e| if let Entry::Sound(m) = e { Some(*m) } else { None });
-                found.extend(sound.filter(|m| serves(m, only)).map(|m| (catalog.target().clone(), m)));
+                for entry in entries {
+                    match entry {
+                        Entry::Sound(manifest) if serves(&manifest, only) => found.push((catalog.target().clone(), *manifest)),
+                        Entry::Sound(_) => {}
+                        Entry::Damaged(name, _) => damaged.push(name),
+                        Entry::Unread(_, error) => trouble.push(describe(&error)),
+                    }
+                }
             }
             Err(error) => trouble.push(describe(&error)),
         }
@@ -146,6 +153,9 @@ async fn latest(
     found.reverse();
     let newest = found.into_iter().max_by(|(_, a), (_, b)| a.name.cmp(&b.name));
     let (target, manifest) = newest.ok_or_else(|| not_found("there is no complete backup".into(), trouble))?;
+    for name in damaged.iter().filter(|name| **name > manifest.name) {
+        tracing::warn!("backup `{name}` is newer, but its manifest is damaged: `{}` is taken", manifest.name);
+    }
     if manifest.name.is_ahead(SystemClock.now()) {
         return Err(Error::Usage {
             what: format!("which backup is the latest cannot be told: `{}` is dated in the future", manifest.name),

@@ -366,6 +366,23 @@ async fn what_a_dead_run_left_is_swept_a_day_later_and_nothing_else_is() {
     assert!(old.join("notes of the operator.txt").exists());
 }
 
+#[tokio::test]
+async fn one_backup_that_cannot_be_read_hides_no_other_and_stops_no_run() {
+    let house = House::new();
+    house.run(vec![source("good", 10, End::Whole)]).await.expect("complete");
+    // a manifest that leads to itself, and a folder of a dead run in which a name is not UTF-8
+    let looping = house.path("local").join("default-2026-01-01-000000");
+    std::fs::create_dir(&looping).expect("made");
+    std::os::unix::fs::symlink("manifest.json", looping.join("manifest.json")).expect("linked");
+    let odd = house.path("local").join("default-2026-01-01-000001");
+    std::fs::create_dir(&odd).expect("made");
+    std::fs::write(odd.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"caf\xe9")), "mine").expect("written");
+    assert!(house.run(vec![source("good", 10, End::Whole)]).await.expect("complete").is_whole());
+    let entries = Catalog::new(target("local", &house.path("local"))).list(None).await.expect("a list");
+    assert_eq!(entries.iter().filter(|e| matches!(e, Entry::Sound(_))).count(), 2);
+    assert_eq!(entries.iter().filter(|e| matches!(e, Entry::Unread(..))).count(), 1);
+}
+
 /// A real file target whose uploads fail after some parts, or whose answers get lost.
 mod faulty {
     use std::fmt;

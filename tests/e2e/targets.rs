@@ -9,7 +9,7 @@ use futures_util::TryStreamExt;
 use object_store::ObjectStore;
 
 use crate::support::process::output;
-use crate::support::{Backstay, Outcome, Scratch, Seaweed, toml};
+use crate::support::{Authority, Backstay, Outcome, Scratch, Seaweed, toml};
 
 /// A directory of a few incompressible megabytes.
 fn source() -> Scratch {
@@ -102,6 +102,19 @@ fn wrong_keys_fail_the_run_and_are_not_shown() {
         }
         backstay.run(&["backup"]).expect_code(3);
     }
+}
+
+#[test]
+fn a_store_with_a_certificate_of_its_own_authority_needs_and_takes_its_ca_file() {
+    let (source, authority) = (source(), Authority::new());
+    let store = Seaweed::start_tls(&authority);
+    let target = toml::s3_target("s3", &store, Seaweed::BUCKET);
+    let backstay = Backstay::new(&[component(&source), target.clone()].concat());
+    backstay.run(&["backup"]).expect_code(3).expect_message("ca_file");
+    let ca_file = format!("ca_file = {}\n", toml::quoted(authority.ca().display().to_string()));
+    backstay.configure(&[component(&source), target, ca_file].concat());
+    let name = backstay.backup();
+    assert_eq!(listed(&backstay, &[]), [name]);
 }
 
 /// SeaweedFS takes any region, so this endpoint answers as AWS does when a request is signed for the wrong one.

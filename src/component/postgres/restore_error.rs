@@ -77,6 +77,9 @@ pub enum RestoreError {
     #[error("bring the old state back: somebody renamed or replaced database \"{0}\" meanwhile")]
     Moved(String),
     /// What is left, by name.
+    /// After the switch: the restored databases are in service.
+    #[error("what was replaced could not be dropped: database {}", .0.join(", database "))]
+    NotDropped(Vec<String>),
     #[error("remove what the restore made: {0} is left over")]
     LeftOver(String),
 }
@@ -107,6 +110,7 @@ impl RestoreError {
             Self::NoGround { .. } => "Allow this user to connect to \"postgres\" or \"template1\".".into(),
             Self::Load { source, .. } => return load_advice(source),
             Self::Busy { .. } => "Stop what connects so often, or restore as a superuser, who may end any session.".into(),
+            Self::NotDropped(_) => "Drop it by hand: nothing uses it.".into(),
             Self::LeftOver(_) => "Nothing uses it: drop it once the server answers again.".into(),
             _ => return None,
         };

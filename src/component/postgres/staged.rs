@@ -97,8 +97,9 @@ impl Staged for StagedPostgres {
             });
         }
         if !self.keep_old {
-            for left in self.drop_old().await {
-                restored.warnings.push(format!("database {} was replaced and could not be dropped: drop it", ident(&left)));
+            let left = self.drop_old().await;
+            if !left.is_empty() {
+                return Err(PostgresError::from(RestoreError::NotDropped(left)).into());
             }
         }
         Ok(restored)
