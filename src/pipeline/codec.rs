@@ -38,17 +38,19 @@ impl Codec {
         }
     }
 
-    /// One member or frame that holds `chunk`; `None` where the bytes are stored as they are.
-    pub(super) fn encode(self, chunk: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        match self.encoding {
-            Encoding::None => Ok(None),
+    /// One member or frame that holds `chunk`; `None` where the bytes are stored as they are. No more memory is held than its length says:
+    /// the budget counts lengths.
+    pub(super) fn encode(self, chunk: &[u8]) -> io::Result<Option<Box<[u8]>>> {
+        let encoded = match self.encoding {
+            Encoding::None => return Ok(None),
             Encoding::Gzip => {
                 let mut encoder = GzEncoder::new(Vec::with_capacity(chunk.len() / 2), Compression::new(self.level));
                 encoder.write_all(chunk)?;
-                encoder.finish().map(Some)
+                encoder.finish()?
             }
-            Encoding::Zstd => zstd::bulk::compress(chunk, i32::try_from(self.level).unwrap_or(3)).map(Some),
-        }
+            Encoding::Zstd => zstd::bulk::compress(chunk, i32::try_from(self.level).unwrap_or(3))?,
+        };
+        Ok(Some(encoded.into_boxed_slice()))
     }
 }
 
