@@ -162,6 +162,9 @@ mod tests {
     fn the_last_n_are_kept_newest_first() {
         let all = [backup("2026-01-01-000000"), backup("2026-01-03-000000"), backup("2026-01-02-000000")];
         check(policy(|p| p.last = NonZeroU32::new(2)), &all, &["2026-01-03-000000", "2026-01-02-000000"]);
+        let now = "2026-06-01T00:00:00Z".parse().expect("a time");
+        let reasons: Vec<String> = plan(&policy(|p| p.last = NonZeroU32::new(2)), &all, now).into_iter().map(|d| d.reason).collect();
+        assert_eq!(reasons, ["newest complete, last 1 of 2", "last 2 of 2", "no rule keeps it"]);
     }
 
     #[test]

@@ -115,7 +115,8 @@ async fn no_flipped_byte_and_no_cut_comes_back_as_an_end() {
         let (parts, packed) = pack(&engine(), io::Cursor::new(sample(300_000)), options(encoding)).await.expect("packed");
         let stored = parts.concat();
         let artifact = artifact(encoding, &packed);
-        for at in (0..stored.len()).step_by(stored.len() / 97 + 1).chain([stored.len() - 1]) {
+        // the first bytes are the gzip header's, some of which no decoder looks at
+        for at in (0..16).chain((16..stored.len()).step_by(stored.len() / 97 + 1)).chain([stored.len() - 1]) {
             let mut flipped = stored.clone();
             flipped[at] ^= 0x10;
             let error = read_back(&artifact, flipped).await.expect_err("damaged");

@@ -358,12 +358,17 @@ async fn what_a_dead_run_left_is_swept_a_day_later_and_nothing_else_is() {
     for file in ["media/media.tar.gz", "notes of the operator.txt"] {
         std::fs::File::options().write(true).open(old.join(file)).and_then(|f| f.set_modified(yesterday)).expect("dated");
     }
+    // begun long ago and written to just now: the run may still be under way
+    let slow = house.path("local").join("default-2026-01-02-000001/media/media.tar.gz");
+    std::fs::create_dir_all(slow.parent().expect("a parent")).expect("made");
+    std::fs::write(&slow, "a part of a large upload").expect("written");
     house.run(vec![source("good", 10, End::Whole)]).await.expect("complete");
     assert!(old.join("media/media.tar.gz").exists(), "within the grace");
     house.clock.advance(TimeDelta::days(2));
     house.run(vec![source("good", 10, End::Whole)]).await.expect("complete");
     assert!(!old.join("media/media.tar.gz").exists());
     assert!(old.join("notes of the operator.txt").exists());
+    assert!(slow.exists());
 }
 
 #[tokio::test]
