@@ -36,6 +36,19 @@ impl Budget {
         acquire(&self.parts, part_size.min(self.largest_part)).await
     }
 
+    /// Makes an admission larger, if there is room now. Without waiting: two streams that waited for each other's room would wait for ever.
+    pub(super) fn enlarge(&self, admission: &mut OwnedSemaphorePermit, part_size: usize) -> bool {
+        let wanted = permits(part_size.min(self.largest_part)) as usize;
+        let Ok(more) = u32::try_from(wanted.saturating_sub(admission.num_permits())) else { return false };
+        match self.parts.clone().try_acquire_many_owned(more) {
+            Ok(room) => {
+                admission.merge(room);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
     pub(super) async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
         acquire(&self.bytes, bytes).await
     }
@@ -72,8 +85,8 @@ impl Engine {
         Self { budget, progress: Progress::default(), threads, slots: Arc::new(Semaphore::new(threads)) }
     }
 
-    /// One thread a core, and 64 MiB: with what the process needs besides, it stays under 128 MiB.
+    /// One thread a core, and 96 MiB: with what the process needs besides, it stays under 128 MiB.
     pub fn for_this_machine() -> Self {
-        Self::new(Budget::new(64 << 20), std::thread::available_parallelism().map_or(2, usize::from))
+        Self::new(Budget::new(96 << 20), std::thread::available_parallelism().map_or(2, usize::from))
     }
 }

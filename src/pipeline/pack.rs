@@ -152,7 +152,10 @@ pub struct Packer {
     stored_bytes: u64,
     ended: bool,
     progress: Progress,
-    _admission: OwnedSemaphorePermit,
+    /// Of the parts that are cut now, in bytes; what the admission is for.
+    size: usize,
+    budget: Budget,
+    admission: OwnedSemaphorePermit,
 }
 
 impl Packer {
@@ -171,13 +174,15 @@ impl Packer {
             stored_bytes: 0,
             ended: false,
             progress: engine.progress.clone(),
-            _admission: permit,
+            size: sizes.base,
+            budget: engine.budget.clone(),
+            admission: permit,
         }
     }
 
     /// The next part, in stream order; `None` after the last. Every part but the last has the full size.
     pub async fn next(&mut self) -> Result<Option<Part>, PackError> {
-        let full = self.sizes.of(self.parts);
+        let full = self.part_size();
         while self.pending_len < full && !self.ended {
             match self.chunks.next().await.transpose()? {
                 Some(encoded) => self.add(encoded).await?,
@@ -188,6 +193,15 @@ impl Packer {
             return Ok(None);
         }
         Ok(Some(self.cut(full)))
+    }
+
+    /// The size of the next part: a larger one only where the budget has room for it.
+    fn part_size(&mut self) -> usize {
+        let wanted = self.sizes.of(self.parts);
+        if wanted > self.size && self.budget.enlarge(&mut self.admission, wanted) {
+            self.size = wanted;
+        }
+        self.size
     }
 
     /// What was packed. To be asked after [`Packer::next`] has returned `None`.

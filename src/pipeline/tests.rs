@@ -188,3 +188,16 @@ async fn more_streams_than_the_budget_holds_all_end() {
     let sizes = futures_util::future::join_all(work).await;
     assert_eq!(sizes, (0..12).map(|i| (5 * MIB + i) as u64).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn streams_that_outgrow_their_estimate_all_end() {
+    // with this few parts every stream wants larger ones than the budget has room for
+    let engine = Engine::new(Budget::new(24 * MIB), 2);
+    let options = PackOptions { max_parts: Some(4), part_size: Some(5 << 20), ..options(Encoding::None) };
+    let work = (0..3).map(|i| {
+        let engine = engine.clone();
+        async move { pack(&engine, io::Cursor::new(sample(40 * MIB + i)), options).await.expect("packed").1.raw_bytes }
+    });
+    let sizes = futures_util::future::join_all(work).await;
+    assert_eq!(sizes, (0..3).map(|i| (40 * MIB + i) as u64).collect::<Vec<_>>());
+}

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, fstatvfs, open};
 use rustix::io::Errno;
 
 use super::ladder::DIRECTORY;
@@ -57,11 +57,18 @@ impl Source for DirectorySource {
         let exclude = matcher(&self.options.exclude)?;
         let root = self.root().await?;
         run.notes.fact("path", self.options.path.to_string_lossy());
-        let (options, run) = (self.options.clone(), run.clone());
+        let (options, run, estimate) = (self.options.clone(), run.clone(), used_bytes(&root));
         let stream = async move { Ok(stream(root, options, exclude, run)) };
         let file = format!("{}.tar", self.options.name);
-        Ok(vec![Artifact { file, format: Format::Tar, database: None, estimate: None, open: Box::pin(stream) }])
+        Ok(vec![Artifact { file, format: Format::Tar, database: None, estimate, open: Box::pin(stream) }])
     }
+}
+
+/// What the file system of the tree holds: more than the tree, never less unless others are mounted below, and known without a walk. It
+/// keeps the parts of a large upload equal and few enough.
+fn used_bytes(root: &OwnedFd) -> Option<u64> {
+    let stat = fstatvfs(root).ok()?;
+    Some(stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize))
 }
 
 /// Starts the walk on a blocking thread; it goes as fast as the stream is read.
