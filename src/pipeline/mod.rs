@@ -10,6 +10,7 @@
 mod budget;
 mod codec;
 mod pack;
+mod parts;
 #[cfg(test)]
 mod tests;
 mod unpack;

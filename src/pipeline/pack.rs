@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::budget::{self, Budget, Engine, Progress};
 use super::codec::Codec;
+use super::parts::{PartSizes, base_part};
 use crate::manifest::hex;
 
 /// Bytes that are compressed as one. A member of 1 MiB costs 0.2 to 0.35 % of the ratio.
@@ -58,40 +59,6 @@ pub struct Packed {
     pub sha256: String,
     /// Of the raw bytes, lower-case hex.
     pub blake3: String,
-}
-
-/// How large parts are: `base` bytes, growing when a stream turns out larger than was thought, so that it fits into `max_parts`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PartSizes {
-    base: usize,
-    largest: usize,
-    max_parts: Option<u32>,
-}
-
-impl PartSizes {
-    /// Half of the parts at the base size, the next quarter at twice that, and so on; all equal as long as the estimate holds.
-    fn of(self, index: u32) -> usize {
-        let Some(max) = self.max_parts else { return self.base };
-        let (mut size, mut remaining, mut start) = (self.base, max / 2, 0);
-        while index >= start + remaining && remaining > 1 {
-            start += remaining;
-            remaining /= 2;
-            size = (size * 2).min(self.largest);
-        }
-        size
-    }
-}
-
-/// Smallest and, without an estimate, usual part in bytes. S3 takes none below 5 MiB but the last.
-const MIN_PART: usize = 8 << 20;
-
-/// The part size for a stream of about `estimate` stored bytes, such that it takes at most three quarters of half of `max_parts`.
-fn base_part(estimate: Option<u64>, max_parts: Option<u32>, largest: usize) -> usize {
-    let fitting = match (estimate, max_parts) {
-        (Some(estimate), Some(max)) => usize::try_from(estimate / u64::from((max / 8 * 3).max(1))).unwrap_or(usize::MAX),
-        _ => 0,
-    };
-    fitting.next_multiple_of(1 << 20).clamp(MIN_PART.min(largest), largest)
 }
 
 struct Encoded {
@@ -307,23 +274,4 @@ fn raw_chunks(
         state.any = true;
         Ok(Some(((chunk.freeze(), permit), state)))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn equal_parts_hold_five_times_the_estimate_and_growth_holds_more() {
-        for gib in [1u64, 100, 400] {
-            let base = base_part(Some(gib << 30), Some(10_000), 64 << 20);
-            let sizes = PartSizes { base, largest: 64 << 20, max_parts: Some(10_000) };
-            let equal = (0..5_000).map(|i| sizes.of(i) as u64).sum::<u64>();
-            assert!(base == 64 << 20 || equal >= gib << 30, "{gib} GiB: {base}");
-            assert!((0..5_000).all(|i| sizes.of(i) == base));
-            assert!((5_000..10_000).all(|i| sizes.of(i) >= base));
-        }
-        assert_eq!(base_part(None, Some(10_000), 64 << 20), MIN_PART);
-        assert_eq!(base_part(Some(1 << 50), None, 64 << 20), MIN_PART);
-    }
 }
