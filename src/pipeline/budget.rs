@@ -1,9 +1,11 @@
 //! What all streams of a process share: memory and threads.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::encode::Shelf;
 
 const KIB: usize = 1 << 10;
 
@@ -76,13 +78,19 @@ pub struct Engine {
     pub progress: Progress,
     pub(super) threads: usize,
     pub(super) slots: Arc<Semaphore>,
+    encoders: Arc<Mutex<Weak<Shelf>>>,
 }
 
 impl Engine {
     /// `threads` chunks are compressed at once, over all streams.
     pub fn new(budget: Budget, threads: usize) -> Self {
         let threads = threads.max(1);
-        Self { budget, progress: Progress::default(), threads, slots: Arc::new(Semaphore::new(threads)) }
+        Self { budget, progress: Progress::default(), threads, slots: Arc::new(Semaphore::new(threads)), encoders: Arc::default() }
+    }
+
+    /// The encoders, to be held while a stream runs.
+    pub(super) fn encoders(&self) -> Arc<Shelf> {
+        Shelf::shared(&self.encoders, self.threads)
     }
 
     /// One thread a core, and 96 MiB: with what the process needs besides, it stays under 128 MiB.

@@ -1,11 +1,9 @@
-//! Compression: each chunk becomes a gzip member or a zstd frame of its own, so that chunks can be compressed side by side; their
+//! Compression: each chunk becomes gzip members or a zstd frame of its own, so that chunks can be compressed side by side; their
 //! concatenation is what `gunzip` and `zstd -d` read (RFC 1952 section 2.2, RFC 8878 section 3).
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
-use flate2::Compression;
 use flate2::read::MultiGzDecoder;
-use flate2::write::GzEncoder;
 
 use crate::manifest::Encoding;
 
@@ -36,21 +34,6 @@ impl Codec {
             l if l <= max => Ok(Self { encoding, level }),
             l => Err(format!("level {l} does not exist (0 to {max}; 0 is the default)")),
         }
-    }
-
-    /// One member or frame that holds `chunk`; `None` where the bytes are stored as they are. No more memory is held than its length says:
-    /// the budget counts lengths.
-    pub(super) fn encode(self, chunk: &[u8]) -> io::Result<Option<Box<[u8]>>> {
-        let encoded = match self.encoding {
-            Encoding::None => return Ok(None),
-            Encoding::Gzip => {
-                let mut encoder = GzEncoder::new(Vec::with_capacity(chunk.len() / 2), Compression::new(self.level));
-                encoder.write_all(chunk)?;
-                encoder.finish()?
-            }
-            Encoding::Zstd => zstd::bulk::compress(chunk, i32::try_from(self.level).unwrap_or(3))?,
-        };
-        Ok(Some(encoded.into_boxed_slice()))
     }
 }
 

@@ -9,6 +9,8 @@
 
 mod budget;
 mod codec;
+mod density;
+mod encode;
 mod pack;
 mod parts;
 #[cfg(test)]
@@ -17,5 +19,6 @@ mod unpack;
 
 pub use budget::{Budget, Engine, Progress};
 pub use codec::Codec;
+pub use encode::Encoder;
 pub use pack::{Admission, PackError, PackOptions, Packed, Packer, Part};
 pub use unpack::{UnpackError, unpack};

@@ -7,11 +7,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::budget::{self, Budget, Engine, Progress};
 use super::codec::Codec;
@@ -32,6 +33,8 @@ pub enum PackError {
     Encode(#[source] io::Error),
     #[error("a compression thread ended early")]
     Thread(#[source] tokio::task::JoinError),
+    #[error("the reader of the source ended early")]
+    Reader,
 }
 
 /// The next bytes to store. Dropping the last clone gives its memory back to the budget.
@@ -61,11 +64,15 @@ pub struct Packed {
     pub blake3: String,
 }
 
+/// A chunk that was compressed.
 struct Encoded {
     raw: Bytes,
-    stored: Option<Bytes>,
+    stored: Bytes,
     permit: OwnedSemaphorePermit,
 }
+
+/// A chunk that is being compressed; none at the end; or the error in place of it.
+type Pending = Result<Option<JoinHandle<io::Result<Encoded>>>, PackError>;
 
 #[derive(Default)]
 struct Hashers {
@@ -108,7 +115,9 @@ impl Engine {
 
 /// Packs one stream; pulled by whoever stores the parts.
 pub struct Packer {
-    chunks: BoxStream<'static, Result<Encoded, PackError>>,
+    chunks: mpsc::Receiver<Pending>,
+    /// Reads ahead; ends with the packer.
+    _reader: AbortOnDropHandle<()>,
     hashers: Option<Hashers>,
     sizes: PartSizes,
     parts: u32,
@@ -129,8 +138,11 @@ impl Packer {
     /// Packs `source`, whose parts were admitted to the budget.
     pub fn new(engine: &Engine, source: impl AsyncRead + Send + Unpin + 'static, options: PackOptions, admission: Admission) -> Self {
         let Admission { sizes, permit } = admission;
+        let (sender, chunks) = mpsc::channel(engine.threads);
+        let reader = Reader { engine: engine.clone(), source, codec: options.codec, stall: options.stall, chunks: sender };
         Self {
-            chunks: encoded_chunks(engine.clone(), source, options),
+            chunks,
+            _reader: AbortOnDropHandle::new(tokio::spawn(reader.run())),
             hashers: Some(Hashers::default()),
             sizes,
             parts: 0,
@@ -151,8 +163,8 @@ impl Packer {
     pub async fn next(&mut self) -> Result<Option<Part>, PackError> {
         let full = self.part_size();
         while self.pending_len < full && !self.ended {
-            match self.chunks.next().await.transpose()? {
-                Some(encoded) => self.add(encoded).await?,
+            match self.chunks.recv().await.ok_or(PackError::Reader)?? {
+                Some(chunk) => self.add(chunk.await.map_err(PackError::Thread)?.map_err(PackError::Encode)?).await?,
                 None => self.ended = true,
             }
         }
@@ -189,7 +201,6 @@ impl Packer {
         self.progress.0.fetch_add(raw.len() as u64, Ordering::Relaxed);
         let mut hashers = self.hashers.take().unwrap_or_default();
         let hashing = tokio::task::spawn_blocking(move || {
-            let stored = stored.unwrap_or_else(|| raw.clone());
             hashers.raw.update(&raw);
             hashers.stored.update(&stored);
             (hashers, stored)
@@ -221,57 +232,62 @@ impl Packer {
     }
 }
 
-fn encoded_chunks(
+/// Reads a source in chunks and has them compressed, as far ahead as the budget and the threads go.
+struct Reader<R> {
     engine: Engine,
-    source: impl AsyncRead + Send + Unpin + 'static,
-    options: PackOptions,
-) -> BoxStream<'static, Result<Encoded, PackError>> {
-    let (slots, codec, threads) = (engine.slots, options.codec, engine.threads);
-    let encode = move |(raw, permit): (Bytes, OwnedSemaphorePermit)| {
-        let slots = slots.clone();
-        async move {
-            let slot = slots.acquire_owned().await.expect("the slots are never closed");
-            let encoding = tokio::task::spawn_blocking(move || {
-                let stored = codec.encode(&raw).map_err(PackError::Encode)?.map(Bytes::from);
-                drop(slot);
-                Ok(Encoded { raw, stored, permit })
-            });
-            encoding.await.map_err(PackError::Thread)?
-        }
-    };
-    raw_chunks(engine.budget, source, options.stall).map_ok(encode).try_buffered(threads + 1).boxed()
+    source: R,
+    codec: Codec,
+    stall: Duration,
+    chunks: mpsc::Sender<Pending>,
 }
 
-/// Full chunks, but for the last. A stream of no bytes is one empty chunk: an empty member is a valid file, no bytes are not.
-fn raw_chunks(
-    budget: Budget,
-    source: impl AsyncRead + Send + Unpin + 'static,
-    stall: Duration,
-) -> impl futures_util::Stream<Item = Result<(Bytes, OwnedSemaphorePermit), PackError>> + Send {
-    struct State<R> {
-        source: R,
-        budget: Budget,
-        any: bool,
-        ended: bool,
+impl<R: AsyncRead + Send + Unpin + 'static> Reader<R> {
+    async fn run(mut self) {
+        // whoever dropped the packer needs no last word
+        let last = match self.read().await {
+            Ok(Some(())) => self.chunks.send(Ok(None)).await,
+            Ok(None) => return,
+            Err(error) => self.chunks.send(Err(error)).await,
+        };
+        drop(last);
     }
-    let state = State { source, budget, any: false, ended: false };
-    futures_util::stream::try_unfold(state, move |mut state| async move {
-        if state.ended {
-            return Ok(None);
-        }
-        let permit = state.budget.take(CHUNK).await;
-        let mut chunk = BytesMut::with_capacity(CHUNK);
-        while chunk.len() < CHUNK {
-            let read = tokio::time::timeout(stall, state.source.read_buf(&mut chunk)).await;
-            if read.map_err(|_| PackError::Stalled(stall))?.map_err(PackError::Read)? == 0 {
-                state.ended = true;
-                break;
+
+    /// Full chunks, but for the last. A stream of no bytes is one empty chunk: an empty member is a valid file, no bytes are not. `None`
+    /// when nobody waits for them any more.
+    async fn read(&mut self) -> Result<Option<()>, PackError> {
+        let encoders = self.engine.encoders();
+        let mut any = false;
+        loop {
+            let permit = self.engine.budget.take(CHUNK).await;
+            let (raw, ended) = self.chunk().await?;
+            if !(raw.is_empty() && any) {
+                any = true;
+                let slot = self.engine.slots.clone().acquire_owned().await.expect("the slots are never closed");
+                let (codec, encoders) = (self.codec, Arc::clone(&encoders));
+                let encoding = tokio::task::spawn_blocking(move || {
+                    let stored = encoders.encode(codec, &raw)?;
+                    drop(slot);
+                    Ok(Encoded { raw, stored, permit })
+                });
+                if self.chunks.send(Ok(Some(encoding))).await.is_err() {
+                    return Ok(None);
+                }
+            }
+            if ended {
+                return Ok(Some(()));
             }
         }
-        if chunk.is_empty() && state.any {
-            return Ok(None);
+    }
+
+    /// The next bytes, and whether the source has ended.
+    async fn chunk(&mut self) -> Result<(Bytes, bool), PackError> {
+        let mut chunk = BytesMut::with_capacity(CHUNK);
+        while chunk.len() < CHUNK {
+            let read = tokio::time::timeout(self.stall, self.source.read_buf(&mut chunk)).await;
+            if read.map_err(|_| PackError::Stalled(self.stall))?.map_err(PackError::Read)? == 0 {
+                return Ok((chunk.freeze(), true));
+            }
         }
-        state.any = true;
-        Ok(Some(((chunk.freeze(), permit), state)))
-    })
+        Ok((chunk.freeze(), false))
+    }
 }

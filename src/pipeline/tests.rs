@@ -2,11 +2,15 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::*;
@@ -73,7 +77,7 @@ const ENCODINGS: [Encoding; 3] = [Encoding::Gzip, Encoding::Zstd, Encoding::None
 #[tokio::test]
 async fn every_length_around_the_boundaries_comes_back() {
     for encoding in ENCODINGS {
-        for len in [0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB, 9 * MIB, 21 * MIB + 7] {
+        for len in [0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB, 8 * MIB, 9 * MIB, 21 * MIB + 7] {
             let raw = sample(len);
             let (parts, packed) = pack(&engine(), io::Cursor::new(raw.clone()), options(encoding)).await.expect("packed");
             let stored = parts.concat();
@@ -158,6 +162,80 @@ async fn a_source_that_fails_even_after_its_last_byte_is_an_error() {
         let source = Broken { data: io::Cursor::new(sample(len)), stands_still: false };
         let error = pack(&engine(), source, options(Encoding::Gzip)).await.expect_err("failed");
         assert!(matches!(&error, PackError::Read(e) if e.to_string() == "the dump failed"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_codec_that_fails_and_a_thread_or_a_reader_that_dies_are_errors() {
+    let options = |level| PackOptions { codec: Codec { encoding: Encoding::Gzip, level }, ..options(Encoding::Gzip) };
+    let error = pack(&engine(), io::Cursor::new(sample(3 * MIB)), options(99)).await.expect_err("no such level");
+    assert!(matches!(error, PackError::Encode(_)), "{error:?}");
+    let error = pack(&engine(), io::Cursor::new(sample(3 * MIB)), options(encode::PANICS)).await.expect_err("panicked");
+    assert!(matches!(error, PackError::Thread(_)), "{error:?}");
+
+    struct Panics;
+    impl AsyncRead for Panics {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            panic!("on purpose")
+        }
+    }
+    let error = pack(&engine(), Panics, options(1)).await.expect_err("panicked");
+    assert!(matches!(error, PackError::Reader), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_target_that_is_much_slower_than_the_source_holds_no_more_than_the_budget() {
+    struct Counted(Arc<AtomicUsize>, io::Take<io::Repeat>);
+    impl AsyncRead for Counted {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let n = io::Read::read(&mut self.1, buf.initialize_unfilled())?;
+            buf.advance(n);
+            self.0.fetch_add(n, Ordering::SeqCst);
+            Poll::Ready(Ok(()))
+        }
+    }
+    let (given, engine, options) = (Arc::new(AtomicUsize::new(0)), engine(), options(Encoding::None));
+    let source = Counted(given.clone(), io::Read::take(io::repeat(7), 64 << 20));
+    let admission = engine.admit(options).await;
+    let mut packer = Packer::new(&engine, source, options, admission);
+    let mut stored = 0;
+    while let Some(part) = packer.next().await.expect("packed") {
+        // the slowness itself: time enough to read everything
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        assert!(given.load(Ordering::SeqCst) - stored <= 16 * MIB, "{given:?} of which {stored} are stored");
+        stored += part.bytes.iter().map(Bytes::len).sum::<usize>();
+    }
+    assert_eq!((stored, packer.finish().raw_bytes), (64 * MIB, 64 << 20));
+}
+
+#[tokio::test]
+async fn a_part_larger_than_the_budget_is_cut_to_it() {
+    let engine = Engine::new(Budget::new(6 * MIB), 2);
+    let options = PackOptions { part_size: Some(64 << 20), ..options(Encoding::None) };
+    let (parts, packed) = pack(&engine, io::Cursor::new(sample(20 * MIB)), options).await.expect("packed");
+    assert_eq!(packed.raw_bytes, 20 << 20);
+    assert!(parts.iter().all(|p| p.len() <= 4 * MIB), "{:?}", parts.iter().map(Vec::len).collect::<Vec<_>>());
+}
+
+/// A tree's archive: what is dense already and text by turns.
+fn mixed() -> Vec<u8> {
+    let mut dense = vec![0; 4 * MIB];
+    StdRng::seed_from_u64(1).fill_bytes(&mut dense);
+    let text: Vec<u8> = (0..400_000u32).flat_map(|i| format!("line {} of {}\n", i.wrapping_mul(2_654_435_761), i % 977).into_bytes()).collect();
+    dense.chunks(100_000).zip(text.chunks(70_000)).flat_map(|(a, b)| [a, b].concat()).collect()
+}
+
+/// The reference is a single stream of the library that everybody has.
+#[tokio::test]
+async fn members_cost_at_most_two_percent_of_the_ratio_of_a_single_stream() {
+    for raw in [mixed(), sample(5 * MIB)] {
+        let mut reference = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+        io::Write::write_all(&mut reference, &raw).expect("compressed");
+        let reference = reference.finish().expect("compressed").len() as u64;
+        let options = PackOptions { codec: Codec::new(Encoding::Gzip, 0).expect("a codec"), ..options(Encoding::Gzip) };
+        let (parts, packed) = pack(&engine(), io::Cursor::new(raw.clone()), options).await.expect("packed");
+        assert!(packed.stored_bytes * 100 <= reference * 102, "{} to {reference}", packed.stored_bytes);
+        assert!(read_back(&artifact(Encoding::Gzip, &packed), parts.concat()).await.expect("read back") == raw);
     }
 }
 

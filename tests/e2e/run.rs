@@ -223,6 +223,20 @@ async fn a_target_that_fails_midway_does_not_fail_the_other() {
 }
 
 #[tokio::test]
+async fn one_target_of_three_that_stands_still_is_cut_and_the_others_hold_the_backup() {
+    let house = House { stall: Duration::from_millis(500), ..House::new() };
+    let mut job = house.job(vec![source("good", 24 << 20, End::Whole)], &["local", "offsite"]);
+    job.codec = Codec::new(Encoding::None, 0).expect("a codec");
+    job.targets.push(("broken".parse().expect("a name"), Ok(faulty::hanging(&house.path("broken"), 1))));
+    let report = house.run_job(job, Request::default()).await.expect("a backup");
+    assert_eq!(report.manifest.status, Status::Complete);
+    let failures: Vec<Option<String>> = report.targets.iter().map(|t| t.failure.clone()).collect();
+    assert!(matches!(failures.as_slice(), [None, None, Some(why)] if why.contains("500ms")), "{failures:?}");
+    assert_eq!((house.listed("local").await.len(), house.listed("offsite").await.len()), (1, 1));
+    assert_eq!(house.files("broken"), Vec::<String>::new(), "aborted and released");
+}
+
+#[tokio::test]
 async fn with_no_target_left_there_is_no_backup() {
     let house = House::new();
     // the small one is stored whole before the target fails
@@ -407,27 +421,40 @@ mod faulty {
 
     /// Fails every upload after `parts` parts.
     pub(super) fn target(path: &Path, parts: usize) -> Target {
-        open(path, parts, 0)
+        open(path, parts, 0, Spent::Fails)
+    }
+
+    /// Answers nothing any more after `parts` parts.
+    pub(super) fn hanging(path: &Path, parts: usize) -> Target {
+        open(path, parts, 0, Spent::Hangs)
     }
 
     /// Stores a manifest, and loses the answer; then it cannot be read back.
     pub(super) fn silent(path: &Path) -> Target {
-        open(path, usize::MAX, 2)
+        open(path, usize::MAX, 2, Spent::Fails)
     }
 
-    fn open(path: &Path, parts: usize, lost: usize) -> Target {
+    fn open(path: &Path, parts: usize, lost: usize, spent: Spent) -> Target {
         std::fs::create_dir_all(path).expect("made");
         let inner = LocalFileSystem::new_with_prefix(path).expect("a store").with_automatic_cleanup(true);
-        let store = Faulty { inner, left: Arc::new(AtomicUsize::new(parts)), lost: AtomicUsize::new(lost) };
+        let store = Faulty { inner, left: Arc::new(AtomicUsize::new(parts)), lost: AtomicUsize::new(lost), spent };
         let options =
             TargetOptions { name: "broken".parse().expect("a name"), location: Location::File(path.into()), s3: S3Options::default() };
         Target::over(&options, Arc::new(store), "")
+    }
+
+    /// What becomes of the part after the last.
+    #[derive(Debug, Clone, Copy)]
+    enum Spent {
+        Fails,
+        Hangs,
     }
 
     #[derive(Debug)]
     struct Faulty {
         inner: LocalFileSystem,
         left: Arc<AtomicUsize>,
+        spent: Spent,
         /// Answers about a manifest that get lost.
         lost: AtomicUsize,
     }
@@ -456,18 +483,20 @@ mod faulty {
     struct FaultyUpload {
         inner: Box<dyn MultipartUpload>,
         left: Arc<AtomicUsize>,
+        then: Spent,
     }
 
     #[async_trait]
     impl MultipartUpload for FaultyUpload {
         fn put_part(&mut self, data: PutPayload) -> UploadPart {
             let part = self.inner.put_part(data);
-            let spent = !spend(&self.left);
+            let (spent, then) = (!spend(&self.left), self.then);
             Box::pin(async move {
-                if spent {
-                    return Err(object_store::Error::Generic { store: "faulty", source: "no space left on device".into() });
+                match then {
+                    _ if !spent => part.await,
+                    Spent::Fails => Err(object_store::Error::Generic { store: "faulty", source: "no space left on device".into() }),
+                    Spent::Hangs => std::future::pending().await,
                 }
-                part.await
             })
         }
 
@@ -489,7 +518,7 @@ mod faulty {
 
         async fn put_multipart_opts(&self, location: &Key, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
             let inner = self.inner.put_multipart_opts(location, opts).await?;
-            Ok(Box::new(FaultyUpload { inner, left: self.left.clone() }))
+            Ok(Box::new(FaultyUpload { inner, left: self.left.clone(), then: self.spent }))
         }
 
         async fn get_opts(&self, location: &Key, options: GetOptions) -> Result<GetResult> {

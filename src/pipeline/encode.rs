@@ -1,0 +1,154 @@
+//! Chunks made into gzip members or zstd frames, by encoders that are used again and again: what they allocate is worth keeping.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use libdeflater::{CompressionLvl, Compressor};
+
+use super::codec::Codec;
+use super::density::{TRIAL, segments};
+use crate::manifest::Encoding;
+
+/// A level at which the thread dies, to see what becomes of the stream.
+#[cfg(test)]
+pub(super) const PANICS: u32 = 13;
+
+/// Compresses chunks, one at a time.
+pub struct Encoder {
+    codec: Codec,
+    method: Method,
+    out: Vec<u8>,
+}
+
+enum Method {
+    Copy,
+    Gzip(Box<Gzip>),
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
+/// Dense stretches are stored: a gzip file may hold members of any kind (RFC 1951 section 3.2.4).
+struct Gzip {
+    squeeze: Compressor,
+    store: Compressor,
+    trial: Compressor,
+}
+
+impl Encoder {
+    /// # Errors
+    /// For a level that the encoding does not have.
+    pub fn new(codec: Codec) -> io::Result<Self> {
+        #[cfg(test)]
+        assert!(codec.level != PANICS, "on purpose");
+        let level = i32::try_from(codec.level).map_err(io::Error::other)?;
+        let method = match codec.encoding {
+            Encoding::None => Method::Copy,
+            Encoding::Gzip => Method::Gzip(Box::new(Gzip { squeeze: deflate(level)?, store: deflate(0)?, trial: deflate(1)? })),
+            Encoding::Zstd => {
+                let mut compressor = zstd::bulk::Compressor::new(level)?;
+                // as `zstd` itself does: `zstd -t` can then tell damage without us
+                compressor.include_checksum(true)?;
+                Method::Zstd(compressor)
+            }
+        };
+        Ok(Self { codec, method, out: Vec::new() })
+    }
+
+    /// What is stored for `chunk`: one or more members, a frame, or `chunk` itself. No more memory is held than its length says: the budget
+    /// counts lengths.
+    ///
+    /// # Errors
+    /// Those of the library.
+    pub fn encode(&mut self, chunk: &Bytes) -> io::Result<Bytes> {
+        let length = match &mut self.method {
+            Method::Copy => return Ok(chunk.clone()),
+            Method::Gzip(gzip) => gzip.encode(chunk, &mut self.out)?,
+            Method::Zstd(compressor) => {
+                reserve(&mut self.out, zstd::zstd_safe::compress_bound(chunk.len()));
+                compressor.compress_to_buffer(chunk, &mut self.out[..])?
+            }
+        };
+        Ok(Bytes::copy_from_slice(&self.out[..length]))
+    }
+}
+
+impl Gzip {
+    fn encode(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
+        let Self { squeeze, store, trial } = self;
+        let stretches = segments(chunk, |start| {
+            reserve(out, trial.deflate_compress_bound(TRIAL));
+            trial.deflate_compress(start, out).is_ok_and(|length| length < start.len() / 64 * 63)
+        });
+        // no bytes are a member, too
+        if stretches.is_empty() {
+            return member(squeeze, chunk, out, 0);
+        }
+        stretches.iter().try_fold(0, |length, stretch| {
+            let with = if stretch.dense { &mut *store } else { &mut *squeeze };
+            Ok(length + member(with, &chunk[stretch.range.clone()], out, length)?)
+        })
+    }
+}
+
+fn deflate(level: i32) -> io::Result<Compressor> {
+    CompressionLvl::new(level).map(Compressor::new).map_err(|_| io::Error::other(format!("deflate has no level {level}")))
+}
+
+/// Writes a gzip member at `at`; its length.
+fn member(compressor: &mut Compressor, bytes: &[u8], out: &mut Vec<u8>, at: usize) -> io::Result<usize> {
+    reserve(out, at + compressor.gzip_compress_bound(bytes.len()));
+    compressor.gzip_compress(bytes, &mut out[at..]).map_err(io::Error::other)
+}
+
+fn reserve(out: &mut Vec<u8>, length: usize) {
+    if out.len() < length {
+        out.resize(length, 0);
+    }
+}
+
+/// Encoders that are not in use, as many as there are threads at most. The last stream that ends takes them along, so that an idle worker
+/// holds none.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    free: Mutex<Vec<Encoder>>,
+    room: usize,
+}
+
+impl Shelf {
+    /// The one that running streams use, or a new one.
+    pub(super) fn shared(among: &Mutex<Weak<Self>>, room: usize) -> Arc<Self> {
+        let mut among = among.lock().unwrap_or_else(PoisonError::into_inner);
+        among.upgrade().unwrap_or_else(|| {
+            let shelf = Arc::new(Self { free: Mutex::default(), room });
+            *among = Arc::downgrade(&shelf);
+            shelf
+        })
+    }
+
+    /// Encodes with an encoder of the shelf.
+    pub(super) fn encode(&self, codec: Codec, chunk: &Bytes) -> io::Result<Bytes> {
+        let found = self.with(|free| free.iter().position(|e| e.codec == codec).map(|at| free.swap_remove(at)));
+        let mut encoder = match found {
+            Some(encoder) => encoder,
+            None => Encoder::new(codec)?,
+        };
+        let encoded = encoder.encode(chunk);
+        self.with(|free| {
+            if free.len() >= self.room {
+                free.remove(0);
+            }
+            free.push(encoder);
+        });
+        encoded
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Vec<Encoder>) -> T) -> T {
+        f(&mut self.free.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl std::fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoder").field("codec", &self.codec).finish_non_exhaustive()
+    }
+}
