@@ -16,6 +16,9 @@ use crate::storage::{StorageError, Target, layout};
 /// Manifests that are read at once.
 const PARALLEL: usize = 32;
 
+/// Backups among which a complete one is looked for.
+const LAST_FEW: usize = 5;
+
 /// How long the objects of a run without a manifest are left alone: it may still be under way.
 const GRACE: TimeDelta = TimeDelta::hours(24);
 
@@ -100,6 +103,20 @@ impl Catalog {
         }
     }
 
+    /// The newest complete backup of the whole `job`, if there is one among the last few.
+    pub async fn newest(&self, job: &JobName) -> Result<Option<Manifest>, StorageError> {
+        let names = self.target.backup_names().await?;
+        for name in names.into_iter().rev().filter(|name| name.job() == job).take(LAST_FEW) {
+            if let Some(Entry::Sound(manifest)) = self.read(name).await?
+                && manifest.status == Status::Complete
+                && manifest.only.is_empty()
+            {
+                return Ok(Some(*manifest));
+            }
+        }
+        Ok(None)
+    }
+
     async fn read(&self, name: BackupName) -> Result<Option<Entry>, StorageError> {
         match self.target.read(&self.target.layout().manifest(&name), manifest::MAX_BYTES).await {
             Ok(bytes) => Ok(Some(parse(name, &bytes))),
@@ -139,6 +156,11 @@ impl Catalog {
                 Ok(false) => {}
                 Err(error) => tracing::warn!("could not remove what an unfinished run had left: {}", describe(&error)),
             }
+        }
+        // the caller holds the lease of the job: nobody is at work on any of its backups
+        let dead = |name: &BackupName| name.job() == job && now - name.created() >= GRACE;
+        if let Err(error) = self.target.sweep(dead).await {
+            tracing::warn!("could not remove what an unfinished run had left: {}", describe(&error));
         }
         Ok(swept)
     }

@@ -183,7 +183,7 @@ fn opener(target: Target, backup: BackupName, progress: Progress) -> ArtifactOpe
     Arc::new(move |artifact| {
         let (target, backup, progress, artifact) = (target.clone(), backup.clone(), progress.clone(), artifact.clone());
         Box::pin(async move {
-            let stored = target.stream(&backup, &artifact.path).await.map_err(|source| {
+            let stored = target.stream(&backup, &artifact.path, artifact.stored_bytes).await.map_err(|source| {
                 let missing = source.is_not_found();
                 let source = io::Error::other(source);
                 let path = artifact.path.to_string();

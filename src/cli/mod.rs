@@ -42,6 +42,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // reqwest is built without a provider of its own, so that no second crypto library comes in; a second call changes nothing
     let _ = rustls::crypto::ring::default_provider().install_default();
     start_logging(&args.global);
+    if let Command::Worker = args.command {
+        // before any other thread starts: all inherit it
+        match load_config(&args.global) {
+            Ok(loaded) => loaded.settings.worker.priority.apply().iter().for_each(|trouble| tracing::warn!("{trouble}")),
+            Err(error) => return finish(Err(error)),
+        }
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(source) => return finish(Err(Error::Io { action: "start the async runtime".into(), source })),

@@ -13,6 +13,7 @@ use crate::component::postgres::PostgresOptions;
 use crate::component::redis::RedisOptions;
 use crate::name::{ComponentName, JobName, TargetName};
 use crate::pipeline::Codec;
+use crate::process::Priority;
 use crate::retention::Policy;
 use crate::schedule::Schedule;
 use crate::storage::TargetOptions;
@@ -177,4 +178,5 @@ impl ComponentOptions {
 pub struct WorkerSettings {
     /// `None`: no HTTP.
     pub listen: Option<SocketAddr>,
+    pub priority: Priority,
 }

@@ -162,6 +162,8 @@ impl Default for RawJob {
 pub(super) struct RawTarget {
     /// `file:///path`, `file://./relative` or `s3://bucket/prefix`.
     pub url: String,
+    /// Most bytes a second of artifacts that go to this target and come from it, together, such as `20MiB/s`. Unset: no limit.
+    pub limit: String,
     /// S3: URL of the server, such as `https://minio.example.com:9000`. Unset: AWS.
     pub endpoint: String,
     /// S3: region. Unset: `$AWS_REGION`, else `us-east-1`.
@@ -182,7 +184,8 @@ pub(super) struct RawTarget {
     pub allow_http: bool,
     /// S3: PEM file of certificate authorities to trust besides the system's.
     pub ca_file: String,
-    /// S3: size of an upload part, such as `16MiB` (5MiB to 5GiB). Unset: chosen from the size of the artifact.
+    /// S3: size of an upload part, such as `16MiB` (5MiB to 5GiB). Unset: chosen from the size of the artifact. Parts that do not fit
+    /// into memory are joined by the server out of pieces, which lie below `.backstay/parts` until then.
     pub part_size: String,
     /// S3: most parts that the provider takes in one upload.
     #[schemars(range(min = 1, max = 10_000))]
@@ -204,6 +207,7 @@ impl Default for RawTarget {
     fn default() -> Self {
         Self {
             url: String::new(),
+            limit: String::new(),
             endpoint: String::new(),
             region: String::new(),
             access_key_id: SecretText::default(),
@@ -345,11 +349,18 @@ pub(super) struct RawWorker {
     /// Address and port of `/healthz` and `/readyz`.
     #[schemars(extend("x-empty" = "no HTTP"))]
     pub listen: String,
+    /// How much the worker and the programs that it starts give way to others for the CPU: 0 (as it was started) to 19. At start only.
+    #[schemars(range(min = 0, max = 19))]
+    pub nice: u32,
+    /// Class of its disk accesses: `idle` only when nobody else wants the disk, `best-effort` at its lowest level, `none` as it was
+    /// started. Counts with the I/O scheduler BFQ. At start only.
+    #[schemars(extend("enum" = ["none", "best-effort", "idle"]))]
+    pub ionice: String,
 }
 
 impl Default for RawWorker {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:9717".into() }
+        Self { listen: "127.0.0.1:9717".into(), nice: 0, ionice: "none".into() }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `[targets.NAME]` → [`TargetOptions`].
 
+use std::num::NonZeroU64;
 use std::path::Path;
 
 use bytesize::ByteSize;
@@ -7,7 +8,7 @@ use bytesize::ByteSize;
 use super::raw::RawTarget;
 use super::validate::{Check, filled};
 use crate::secret::Secret;
-use crate::storage::{Addressing, Checksum, Location, S3Options, TargetOptions};
+use crate::storage::{Addressing, Checksum, Limiter, Location, S3Options, TargetOptions};
 
 /// Smallest and largest upload part of S3.
 const PART: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=5 * 1024 * 1024 * 1024;
@@ -23,7 +24,8 @@ pub(super) fn options(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Opt
         // the keys of a target whose url is wrong are still looked at
         _ => s3(name, raw, check),
     };
-    Some(TargetOptions { name: check.name("targets", name)?, location: location?, s3 })
+    let limit = limit(name, &raw.limit, check);
+    Some(TargetOptions { name: check.name("targets", name)?, location: location?, limit, s3 })
 }
 
 fn location(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Option<Location> {
@@ -172,6 +174,18 @@ fn part_size(name: &str, text: &str, check: &mut Check<'_>) -> Option<u64> {
         }
         Err(_) => {
             check.fault(&path, format!("`{text}` is not a size, such as `16MiB`"));
+            None
+        }
+    }
+}
+
+fn limit(name: &str, text: &str, check: &mut Check<'_>) -> Option<Limiter> {
+    let text = filled(text)?;
+    let rate = text.trim().strip_suffix("/s").and_then(|rate| rate.trim().parse::<ByteSize>().ok());
+    match rate.and_then(|rate| NonZeroU64::new(rate.as_u64())) {
+        Some(rate) => Some(Limiter::new(rate)),
+        None => {
+            check.fault(&["targets", name, "limit"], format!("`{text}` is not bytes a second, such as `20MiB/s`"));
             None
         }
     }

@@ -8,8 +8,9 @@ use config::ValueKind;
 use super::error::Fault;
 use super::keys::{self, Kind};
 use super::layer::{Merged, Origin};
-use super::raw::RawConfig;
+use super::raw::{RawConfig, RawWorker};
 use super::{LoadOptions, Settings, WorkerSettings, component, job, target};
+use crate::process::{IoPriority, Priority};
 use crate::storage::TargetOptions;
 
 /// What is judged, what it is judged by, and what was found wrong so far.
@@ -54,7 +55,7 @@ pub(super) fn settings(raw: &RawConfig, check: &mut Check<'_>) -> Option<Setting
     let targets: Vec<_> = raw.targets.iter().filter_map(|(name, target)| target::options(name, target, check)).collect();
     let components = component::all(raw, check);
     let jobs: Vec<_> = raw.jobs.iter().filter_map(|(name, job)| job::options(name, job, raw, check)).collect();
-    let worker = worker(&raw.worker.listen, check);
+    let worker = worker(&raw.worker, check);
     same_places(&targets, check);
     for job in &jobs {
         job::backups_within_sources(job, &targets, &components, check);
@@ -103,15 +104,21 @@ pub(super) fn filled(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-fn worker(listen: &str, check: &mut Check<'_>) -> WorkerSettings {
-    let listen = filled(listen).and_then(|text| {
+fn worker(raw: &RawWorker, check: &mut Check<'_>) -> WorkerSettings {
+    let listen = filled(&raw.listen).and_then(|text| {
         let listen = text.parse();
         if listen.is_err() {
             check.fault(&["worker", "listen"], format!("`{text}` is not an address and a port, such as `127.0.0.1:9717` or `[::]:9717`"));
         }
         listen.ok()
     });
-    WorkerSettings { listen }
+    let io = match raw.ionice.as_str() {
+        "best-effort" => IoPriority::BestEffort,
+        "idle" => IoPriority::Idle,
+        _ => IoPriority::Unchanged,
+    };
+    // its range was checked with its type
+    WorkerSettings { listen, priority: Priority { nice: u8::try_from(raw.nice).unwrap_or(0), io } }
 }
 
 /// A reference such as `env://NAME` in a key that is not a secret would be taken for a host or a path.

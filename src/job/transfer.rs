@@ -6,13 +6,14 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
+use super::estimate;
 use super::lane::Lane;
 use crate::chain;
 use crate::component::{Artifact, ComponentError};
 use crate::manifest;
 use crate::name::{ArtifactPath, BackupName, ComponentName, NameError};
 use crate::pipeline::{Codec, Engine, PackError, PackOptions, Packed, Packer, Part};
-use crate::storage::{Piece, Upload};
+use crate::storage::{PIECE, Piece, Shape, Upload};
 
 #[derive(Debug, Error)]
 pub(super) enum TransferError {
@@ -50,6 +51,8 @@ pub(super) struct Transfer {
     pub(super) engine: Engine,
     pub(super) codec: Codec,
     pub(super) stall: Duration,
+    /// The job's backup before this one.
+    pub(super) last: Option<Arc<manifest::Manifest>>,
     pub(super) cancel: CancellationToken,
 }
 
@@ -63,19 +66,25 @@ impl Transfer {
     pub(super) async fn run(&self, artifact: Artifact, stored: &mut Vec<ArtifactPath>) -> Result<manifest::Artifact, TransferError> {
         let path = ArtifactPath::new(&self.component, &format!("{}{}", artifact.file, self.codec.encoding.suffix()))?;
         let lanes: Vec<_> = self.lanes.iter().filter(|l| l.is_open()).cloned().collect();
-        let options = PackOptions {
+        let mut options = PackOptions {
             codec: self.codec,
-            estimate: artifact.estimate,
+            estimate: estimate::stored_bytes(artifact.estimate, &path, self.codec.encoding, self.last.as_deref()),
             max_parts: lanes.iter().filter_map(|l| l.target().max_parts()).min(),
             part_size: lanes.iter().filter_map(|l| l.target().part_size()).max(),
             stall: self.stall,
         };
+        let mut shape = Shape { piece: self.engine.part_size(&options) as u64, estimate: options.estimate };
+        if lanes.iter().any(|l| l.target().composes(shape)) {
+            // then the store joins what it gets, so that a small piece is as good as a large one and several go at once
+            shape.piece = shape.piece.min(PIECE);
+            (options.part_size, options.max_parts) = (Some(shape.piece), None);
+        }
         // the budget first: a source that is opened before its turn would hold its snapshot, and a stall timer, for nothing
         let admission = self.or_cancelled(self.engine.admit(options)).await?;
         let bytes = self.or_cancelled(artifact.open).await??;
         let mut packer = Packer::new(&self.engine, bytes, options, admission);
         stored.push(path.clone());
-        let mut legs: Vec<Leg> = lanes.into_iter().map(|lane| self.leg(lane, &path, artifact.format.content_type())).collect();
+        let mut legs: Vec<Leg> = lanes.into_iter().map(|lane| self.leg(lane, &path, artifact.format.content_type(), shape)).collect();
         let packed = match self.pump(&mut packer, &mut legs, &path).await {
             Ok(()) => packer.finish(),
             Err(error) => {
@@ -100,10 +109,10 @@ impl Transfer {
         Ok(manifest::Artifact { path, format, encoding, database, raw_bytes, stored_bytes, sha256, blake3 })
     }
 
-    fn leg(&self, lane: Arc<Lane>, path: &ArtifactPath, content_type: &'static str) -> Leg {
+    fn leg(&self, lane: Arc<Lane>, path: &ArtifactPath, content_type: &'static str, shape: Shape) -> Leg {
         let key = lane.target().layout().artifact(&self.backup, path);
         let content_type = self.codec.encoding.content_type().unwrap_or(content_type);
-        let upload = Upload::start(lane.target(), key, content_type, self.stall, lane.closed());
+        let upload = Upload::start(lane.target(), key, content_type, shape, self.stall, lane.closed());
         Leg { lane, upload }
     }
 

@@ -1,5 +1,19 @@
 //! How large the parts of an upload are.
 
+use super::budget::Engine;
+use super::pack::PackOptions;
+
+impl Engine {
+    /// Bytes of a part of such a stream, as long as its estimate holds.
+    pub fn part_size(&self, options: &PackOptions) -> usize {
+        let largest = self.budget.largest_part();
+        match options.part_size.and_then(|size| usize::try_from(size).ok()) {
+            Some(size) => size.min(largest),
+            None => base_part(options.estimate, options.max_parts, largest),
+        }
+    }
+}
+
 /// How large parts are: `base` bytes, growing when a stream turns out larger than was thought, so that it fits into `max_parts`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PartSizes {

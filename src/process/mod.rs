@@ -8,6 +8,7 @@
 
 mod child;
 mod error;
+mod priority;
 mod stderr;
 mod stream;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use child::Child;
 pub use error::ProcessError;
+pub use priority::{IoPriority, Priority};
 pub use stderr::Stderr;
 pub use stream::ChildStream;
 

@@ -41,6 +41,8 @@ pub enum StorageError {
         #[source]
         source: Cause,
     },
+    #[error("`{key}` in target `{target}` changed while it was read")]
+    Changed { target: TargetName, key: String },
     #[error("target `{target}` already holds another `{key}`")]
     Occupied { target: TargetName, key: String },
     #[error("target `{target}` did not take a part of `{key}` within {}", humantime::format_duration(*after))]
@@ -75,7 +77,14 @@ impl fmt::Display for Cause {
 /// Without a source of its own: the line says what the chain below would repeat at length.
 impl std::error::Error for Cause {}
 
-fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+/// Whether a store has answered to a range that it has none: because the object ends before it, or because it knows no ranges.
+pub(super) fn refuses_ranges(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    matches!(error, object_store::Error::Generic { .. })
+        && (text.contains("416 Range Not Satisfiable") || text.contains("non-partial response") || text.contains("beyond the end"))
+}
+
+pub(super) fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     rest.split_once(&format!("</{name}>")).map(|(text, _)| text.trim()).filter(|text| !text.is_empty())
 }
@@ -84,6 +93,18 @@ impl StorageError {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Call { source: Cause(object_store::Error::NotFound { .. }), .. })
             || matches!(self, Self::Directory { source, .. } if source.kind() == ErrorKind::NotFound)
+    }
+
+    /// Whether to ask again would bring the same answer.
+    pub(super) fn is_permanent(&self) -> bool {
+        match self {
+            Self::Call { source: Cause(error @ object_store::Error::Generic { .. }), .. } => {
+                let text = error.to_string();
+                // of the client's errors, these two say "later"
+                text.contains("non-2xx status code: 4") && !["code: 408", "code: 429"].iter().any(|code| text.contains(code))
+            }
+            _ => true,
+        }
     }
 
     pub fn is_busy(&self) -> bool {
@@ -96,6 +117,7 @@ impl StorageError {
             Self::Secret { .. } => "Check that the file or variable exists and that this user may read it.",
             Self::Busy { .. } => "Wait for it to end. A run that was killed frees the job at the time shown.",
             Self::LeaseLost { .. } => "Nothing was committed there. Look for a suspended host or a second worker with the same job.",
+            Self::Changed { .. } => "Find out who writes there: artifacts are never changed by Backstay.",
             Self::Occupied { .. } => "Nothing was overwritten. Run again.",
             Self::Stalled { .. } => "Check the network and the store; `stall_timeout` of the job sets the limit.",
             Self::Cancelled { .. } => return None,
@@ -130,6 +152,7 @@ impl StorageError {
             ("ExpiredToken", "Renew `session_token` of the target."),
             ("InvalidToken", "Check `session_token` of the target."),
             ("AccessDenied", "Grant ListBucket, GetObject, PutObject, DeleteObject and AbortMultipartUpload on the bucket and its prefix."),
+            ("`max_parts`", "Raise `max_parts` or `part_size` of the target, as far as the provider allows."),
             ("EntityTooLarge", "The store limits the size of an object: raise its limit."),
             ("UnknownIssuer", "Set `ca_file` of the target to the certificate of its authority."),
             ("Connection refused", "Check `endpoint` of the target, and that the store runs."),

@@ -5,6 +5,7 @@
 //! <backup name>/SHA256SUMS
 //! <backup name>/<component>/<artifact>
 //! .backstay/leases/<job>/<number>.json
+//! .backstay/parts/<backup name>/<component>/<artifact>/<number>     pieces on their way into a large part
 //! ```
 
 use object_store::path::Path;
@@ -15,6 +16,8 @@ use crate::name::{ArtifactPath, BackupName, JobName};
 pub const MANIFEST: &str = "manifest.json";
 /// Name of the checksum list, in the format of `sha256sum`.
 pub const SUMS: &str = "SHA256SUMS";
+
+const PIECES: &str = ".backstay/parts";
 
 /// The keys of a target, below its prefix.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +59,27 @@ impl Layout {
         self.key(&format!(".backstay/leases/{job}/{number:020}.json"))
     }
 
+    /// Where all pieces of large parts lie until they are joined.
+    pub fn all_pieces(&self) -> Path {
+        self.key(PIECES)
+    }
+
+    /// Those of an artifact whose key is `artifact`.
+    pub(super) fn pieces_of(&self, artifact: &Path) -> Path {
+        self.key(&format!("{PIECES}/{}", self.below(artifact)))
+    }
+
+    /// The backup that an artifact or its pieces belong to.
+    pub(super) fn backup_of(&self, key: &Path) -> Option<BackupName> {
+        let below = self.below(key);
+        let below = below.strip_prefix(PIECES).map_or(below, |rest| rest.trim_start_matches('/'));
+        below.split('/').next()?.parse().ok()
+    }
+
+    fn below<'a>(&self, key: &'a Path) -> &'a str {
+        key.as_ref().strip_prefix(&self.prefix).unwrap_or(key.as_ref()).trim_start_matches('/')
+    }
+
     /// Where `check` writes, reads and deletes.
     pub fn check(&self, unique: &str) -> Path {
         self.key(&format!(".backstay/check/{unique}"))
@@ -71,5 +95,25 @@ impl Layout {
     fn key(&self, below: &str) -> Path {
         let joined = [self.prefix.as_str(), below].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join("/");
         Path::parse(joined).expect("a validated prefix and validated names make a valid key")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_lie_apart_from_backups_and_tell_theirs() {
+        for prefix in ["", "some/prefix"] {
+            let layout = Layout::new(prefix);
+            let name: BackupName = "default-2026-01-02-030405".parse().expect("a name");
+            let artifact = layout.artifact(&name, &"media/media.tar.gz".parse().expect("a path"));
+            let pieces = layout.pieces_of(&artifact);
+            assert!(pieces.as_ref().ends_with(".backstay/parts/default-2026-01-02-030405/media/media.tar.gz"), "{pieces}");
+            assert!(pieces.as_ref().starts_with(prefix));
+            assert_eq!(layout.backup_of(&artifact), Some(name.clone()));
+            assert_eq!(layout.backup_of(&pieces.join("00001")), Some(name));
+            assert_eq!(layout.backup_of(&layout.check("x")), None);
+        }
     }
 }

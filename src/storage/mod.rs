@@ -1,16 +1,23 @@
 //! Targets: where backups go, over any [`object_store::ObjectStore`].
 
+mod bucket;
+mod compose;
 mod error;
 mod file;
 pub mod layout;
 mod lease;
+mod limit;
 mod options;
+mod read;
 mod s3;
+mod sweep;
 mod target;
 mod upload;
 
 pub use error::StorageError;
 pub use lease::Lease;
+pub use limit::Limiter;
 pub use options::{Addressing, Checksum, Location, S3Options, TargetOptions};
+pub use read::Stored;
 pub use target::{Access, Target};
-pub use upload::{Piece, Upload};
+pub use upload::{PIECE, Piece, Shape, Upload};

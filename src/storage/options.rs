@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::limit::Limiter;
 use crate::name::TargetName;
 use crate::secret::Secret;
 
@@ -10,6 +11,8 @@ use crate::secret::Secret;
 pub struct TargetOptions {
     pub name: TargetName,
     pub location: Location,
+    /// Of the bytes that go there and come from there; shared by everything that is opened with clones of these options.
+    pub limit: Option<Limiter>,
     pub s3: S3Options,
 }
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::{Certificate, ClientOptions, RetryConfig};
 use url::Url;
 
+use super::bucket::Bucket;
 use super::error::StorageError;
 use super::options::{Addressing, Checksum, S3Options};
 use crate::name::TargetName;
@@ -19,7 +20,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_FOR: Duration = Duration::from_secs(60);
 const RETRIES: usize = 6;
 
-pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Result<AmazonS3, StorageError> {
+pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Result<Bucket, StorageError> {
     let setup = |source: Box<dyn std::error::Error + Send + Sync>| StorageError::Setup { target: target.clone(), source };
     let reveal = |secret: &Option<Secret>| -> Result<Option<Revealed>, StorageError> {
         secret.as_ref().map(Secret::reveal).transpose().map_err(|source| StorageError::Secret { target: target.clone(), source })
@@ -45,7 +46,7 @@ pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Re
 
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
-        .with_client_options(client)
+        .with_client_options(client.clone())
         .with_retry(RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_FOR, ..RetryConfig::default() })
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_allow_http(options.allow_http);
@@ -80,7 +81,10 @@ pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Re
     if options.checksum == Checksum::Sha256 {
         builder = builder.with_checksum_algorithm(object_store::aws::Checksum::SHA256);
     }
-    builder.build().map_err(|e| setup(e.into()))
+    // as the builder has it
+    let region = builder.get_config_value(&AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".to_owned());
+    let store = builder.build().map_err(|e| setup(e.into()))?;
+    Ok(Bucket::new(store, bucket, region, client))
 }
 
 /// object_store wants the bucket's name in the endpoint when requests are virtual-hosted.

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
+use futures_util::stream::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use tokio::sync::Semaphore;
 
+use super::bucket::Bucket;
 use super::error::{Cause, StorageError};
 use super::layout::Layout;
+use super::limit::Limiter;
 use super::options::{Location, TargetOptions};
+use super::read::{self, Stored};
 use super::{file, s3};
 use crate::name::{ArtifactPath, BackupName, TargetName};
 
@@ -28,7 +32,11 @@ pub struct Target {
     name: TargetName,
     location: Location,
     store: Arc<dyn ObjectStore>,
+    /// The same store, where it can do more than any other kind.
+    bucket: Option<Bucket>,
     layout: Layout,
+    limit: Option<Limiter>,
+    ahead: Arc<Semaphore>,
     storage_class: Option<String>,
     part_size: Option<u64>,
     max_parts: u32,
@@ -40,11 +48,14 @@ impl Target {
     /// # Errors
     /// [`StorageError`] when a secret, the directory of a file target, or a certificate cannot be read.
     pub fn open(options: &TargetOptions, access: Access) -> Result<Self, StorageError> {
-        let (store, prefix): (Arc<dyn ObjectStore>, &str) = match &options.location {
-            Location::File(path) => (Arc::new(file::open(&options.name, path, access == Access::Write)?), ""),
-            Location::S3 { bucket, prefix } => (Arc::new(s3::open(&options.name, bucket, &options.s3)?), prefix),
-        };
-        Ok(Self::over(options, store, prefix))
+        match &options.location {
+            Location::File(path) => Ok(Self::over(options, Arc::new(file::open(&options.name, path, access == Access::Write)?), "")),
+            Location::S3 { bucket, prefix } => {
+                let bucket = s3::open(&options.name, bucket, &options.s3)?;
+                let target = Self::over(options, Arc::new(bucket.store().clone()), prefix);
+                Ok(Self { bucket: Some(bucket), ..target })
+            }
+        }
     }
 
     /// A target over a given store, such as a wrapper that injects faults.
@@ -53,7 +64,10 @@ impl Target {
             name: options.name.clone(),
             location: options.location.clone(),
             store,
+            bucket: None,
             layout: Layout::new(prefix),
+            limit: options.limit.clone(),
+            ahead: Arc::new(Semaphore::new(read::AHEAD)),
             storage_class: options.s3.storage_class.clone(),
             part_size: options.s3.part_size,
             max_parts: options.s3.max_parts,
@@ -80,6 +94,26 @@ impl Target {
 
     pub(super) fn store(&self) -> &dyn ObjectStore {
         &*self.store
+    }
+
+    pub(super) fn bucket(&self) -> Option<&Bucket> {
+        self.bucket.as_ref()
+    }
+
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self.location, Location::File(_))
+    }
+
+    /// Room for ranges that are read ahead.
+    pub(super) fn ahead(&self) -> &Arc<Semaphore> {
+        &self.ahead
+    }
+
+    /// Waits until the target's limit lets `bytes` of an artifact pass.
+    pub(super) async fn wait_for(&self, bytes: u64) {
+        if let Some(limit) = &self.limit {
+            limit.take(bytes).await;
+        }
     }
 
     pub(super) fn call<'a>(&'a self, action: &'static str, key: &'a Path) -> impl FnOnce(object_store::Error) -> StorageError + 'a {
@@ -128,14 +162,9 @@ impl Target {
         result.bytes().await.map_err(self.call("read", key))
     }
 
-    /// The bytes of an artifact as they are stored.
-    pub async fn stream(
-        &self,
-        backup: &BackupName,
-        path: &ArtifactPath,
-    ) -> Result<BoxStream<'static, object_store::Result<Bytes>>, StorageError> {
-        let key = self.layout.artifact(backup, path);
-        Ok(self.store.get(&key).await.map_err(self.call("read", &key))?.into_stream())
+    /// The bytes of an artifact as they are stored; `stored_bytes` is how many the manifest says there are.
+    pub async fn stream(&self, backup: &BackupName, path: &ArtifactPath, stored_bytes: u64) -> Result<Stored, StorageError> {
+        read::open(self, self.layout.artifact(backup, path), stored_bytes).await
     }
 
     /// Stores a small object, replacing what is there.
@@ -187,6 +216,6 @@ impl Target {
     }
 }
 
-fn generic(source: std::io::Error) -> object_store::Error {
+pub(super) fn generic(source: std::io::Error) -> object_store::Error {
     object_store::Error::Generic { store: "target", source: source.into() }
 }

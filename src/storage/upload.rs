@@ -13,11 +13,15 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::compose::{Composer, Composition};
 use super::error::StorageError;
 use super::target::Target;
 
 /// Parts of one upload that are under way at once.
 const PARALLEL: usize = 3;
+
+/// Bytes of a piece of a part that the store joins.
+pub const PIECE: u64 = 16 << 20;
 
 /// How long an abort may take; the store forgets the parts by its lifecycle rule if it does not answer.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -27,6 +31,26 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Piece {
     pub payload: PutPayload,
     pub hold: Arc<dyn Any + Send + Sync>,
+}
+
+/// What is known of an object before its first byte.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Bytes of each [`Piece`] but the last, unless the object outgrows its estimate.
+    pub piece: u64,
+    /// About how many bytes will come.
+    pub estimate: Option<u64>,
+}
+
+impl Target {
+    /// Whether an object of that shape needs parts of several pieces.
+    pub fn composes(&self, shape: Shape) -> bool {
+        self.bucket().is_some() && self.composition(shape).pieces() > 1
+    }
+
+    fn composition(&self, shape: Shape) -> Composition {
+        Composition::plan(shape.piece, shape.estimate, self.part_size(), self.max_parts().unwrap_or(u32::MAX))
+    }
 }
 
 enum Message {
@@ -41,10 +65,17 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// Begins. `stall` is the longest that one part may take.
-    pub fn start(target: &Target, key: Path, content_type: &'static str, stall: Duration, cancel: CancellationToken) -> Self {
+    /// Begins. `stall` is the longest that one part may take, once the target's limit lets it go.
+    pub fn start(
+        target: &Target,
+        key: Path,
+        content_type: &'static str,
+        shape: Shape,
+        stall: Duration,
+        cancel: CancellationToken,
+    ) -> Self {
         let (messages, inbox) = mpsc::channel(1);
-        let worker = Worker { target: target.clone(), key, content_type, stall, parts: JoinSet::new() };
+        let worker = Worker { target: target.clone(), key, content_type, shape, stall, parts: JoinSet::new() };
         let task = tokio::spawn(worker.run(inbox, cancel));
         Self { messages, task }
     }
@@ -77,6 +108,7 @@ struct Worker {
     target: Target,
     key: Path,
     content_type: &'static str,
+    shape: Shape,
     stall: Duration,
     parts: JoinSet<Result<(), StorageError>>,
 }
@@ -148,9 +180,16 @@ impl Worker {
 
     async fn begin(&self) -> Result<Box<dyn MultipartUpload>, StorageError> {
         let options = PutMultipartOptions { attributes: self.target.attributes(self.content_type), ..PutMultipartOptions::default() };
-        self.in_time(self.target.store().put_multipart_opts(&self.key, options))
-            .await?
-            .map_err(self.target.call("begin the upload of", &self.key))
+        let begin = async {
+            Ok(match self.target.bucket() {
+                Some(bucket) => {
+                    let plan = self.target.composition(self.shape);
+                    Box::new(Composer::begin(bucket, self.target.layout(), &self.key, options, plan).await?) as Box<dyn MultipartUpload>
+                }
+                None => self.target.store().put_multipart_opts(&self.key, options).await?,
+            })
+        };
+        self.in_time(begin).await?.map_err(self.target.call("begin the upload of", &self.key))
     }
 
     async fn part(&mut self, upload: &mut dyn MultipartUpload, piece: Piece) -> Result<(), StorageError> {
@@ -159,6 +198,8 @@ impl Worker {
         {
             flatten(part)?;
         }
+        // to wait for the limit is no stall
+        self.target.wait_for(piece.payload.content_length() as u64).await;
         let (target, key, stall) = (self.target.clone(), self.key.clone(), self.stall);
         let part = upload.put_part(piece.payload);
         self.parts.spawn(async move {
@@ -170,6 +211,7 @@ impl Worker {
     }
 
     async fn put_whole(&self, payload: PutPayload) -> Result<(), StorageError> {
+        self.target.wait_for(payload.content_length() as u64).await;
         let options = PutOptions { attributes: self.target.attributes(self.content_type), ..PutOptions::default() };
         let put = self.target.store().put_opts(&self.key, payload, options);
         self.in_time(put).await?.map(drop).map_err(self.target.call("upload", &self.key))
