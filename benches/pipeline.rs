@@ -66,7 +66,9 @@ fn main() {
 
     println!("{mib} MiB, six tenths dense; {threads} threads; MB = 10^6 bytes raw; median of {rounds} rounds");
     println!("{:<10} {:>12} {:>14} {:>14} {:>8}", "codec", "wall MB/s", "pipeline CPU s", "plain CPU s", "ratio");
-    for (name, encoding, level) in [("gzip", Encoding::Gzip, 0), ("zstd -1", Encoding::Zstd, 1), ("zstd -3", Encoding::Zstd, 3), ("none", Encoding::None, 0)] {
+    for (name, encoding, level) in
+        [("gzip", Encoding::Gzip, 0), ("zstd -1", Encoding::Zstd, 1), ("zstd -3", Encoding::Zstd, 3), ("none", Encoding::None, 0)]
+    {
         let codec = Codec::new(encoding, level).expect("a codec");
         let options = PackOptions { codec, estimate: None, max_parts: None, part_size: None, stall: Duration::from_secs(60) };
         let (mut walls, mut cpus, mut plains) = (Vec::new(), Vec::new(), Vec::new());

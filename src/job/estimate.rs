@@ -59,9 +59,8 @@ mod tests {
 
     #[test]
     fn the_last_backup_knows_best() {
-        let of = |source, path: &str, encoding, last: Option<&Manifest>| {
-            stored_bytes(source, &path.parse().expect("a path"), encoding, last)
-        };
+        let of =
+            |source, path: &str, encoding, last: Option<&Manifest>| stored_bytes(source, &path.parse().expect("a path"), encoding, last);
         let last = last(1000);
         assert_eq!(of(Some(7), "media/media.tar.gz", Encoding::Gzip, Some(&last)), Some(1250));
         assert_eq!(of(None, "media/media.tar.gz", Encoding::Gzip, Some(&last)), Some(1250));

@@ -116,6 +116,8 @@ impl Engine {
 /// Packs one stream; pulled by whoever stores the parts.
 pub struct Packer {
     chunks: mpsc::Receiver<Pending>,
+    /// Memory of chunks that were hashed, on its way back to the reader: fresh memory is dear, its pages have to be made first.
+    spent: std::sync::mpsc::Sender<BytesMut>,
     /// Reads ahead; ends with the packer.
     _reader: AbortOnDropHandle<()>,
     hashers: Option<Hashers>,
@@ -139,9 +141,11 @@ impl Packer {
     pub fn new(engine: &Engine, source: impl AsyncRead + Send + Unpin + 'static, options: PackOptions, admission: Admission) -> Self {
         let Admission { sizes, permit } = admission;
         let (sender, chunks) = mpsc::channel(engine.threads);
-        let reader = Reader { engine: engine.clone(), source, codec: options.codec, stall: options.stall, chunks: sender };
+        let (spent, spare) = std::sync::mpsc::channel();
+        let reader = Reader { engine: engine.clone(), source, codec: options.codec, stall: options.stall, chunks: sender, spare };
         Self {
             chunks,
+            spent,
             _reader: AbortOnDropHandle::new(tokio::spawn(reader.run())),
             hashers: Some(Hashers::default()),
             sizes,
@@ -203,9 +207,14 @@ impl Packer {
         let hashing = tokio::task::spawn_blocking(move || {
             hashers.raw.update(&raw);
             hashers.stored.update(&stored);
-            (hashers, stored)
+            (hashers, raw, stored)
         });
-        let (hashers, stored) = hashing.await.map_err(PackError::Thread)?;
+        let (hashers, raw, stored) = hashing.await.map_err(PackError::Thread)?;
+        if let Ok(mut chunk) = raw.try_into_mut() {
+            chunk.clear();
+            // a reader that is done takes none back
+            let _ = self.spent.send(chunk);
+        }
         self.hashers = Some(hashers);
         let unneeded = permit.num_permits().saturating_sub(budget::permits(stored.len()) as usize);
         drop(permit.split(unneeded));
@@ -239,6 +248,7 @@ struct Reader<R> {
     codec: Codec,
     stall: Duration,
     chunks: mpsc::Sender<Pending>,
+    spare: std::sync::mpsc::Receiver<BytesMut>,
 }
 
 impl<R: AsyncRead + Send + Unpin + 'static> Reader<R> {
@@ -281,7 +291,7 @@ impl<R: AsyncRead + Send + Unpin + 'static> Reader<R> {
 
     /// The next bytes, and whether the source has ended.
     async fn chunk(&mut self) -> Result<(Bytes, bool), PackError> {
-        let mut chunk = BytesMut::with_capacity(CHUNK);
+        let mut chunk = self.spare.try_recv().unwrap_or_else(|_| BytesMut::with_capacity(CHUNK));
         while chunk.len() < CHUNK {
             let read = tokio::time::timeout(self.stall, self.source.read_buf(&mut chunk)).await;
             if read.map_err(|_| PackError::Stalled(self.stall))?.map_err(PackError::Read)? == 0 {

@@ -221,7 +221,8 @@ async fn a_part_larger_than_the_budget_is_cut_to_it() {
 fn mixed() -> Vec<u8> {
     let mut dense = vec![0; 4 * MIB];
     StdRng::seed_from_u64(1).fill_bytes(&mut dense);
-    let text: Vec<u8> = (0..400_000u32).flat_map(|i| format!("line {} of {}\n", i.wrapping_mul(2_654_435_761), i % 977).into_bytes()).collect();
+    let text: Vec<u8> =
+        (0..400_000u32).flat_map(|i| format!("line {} of {}\n", i.wrapping_mul(2_654_435_761), i % 977).into_bytes()).collect();
     dense.chunks(100_000).zip(text.chunks(70_000)).flat_map(|(a, b)| [a, b].concat()).collect()
 }
 

@@ -149,12 +149,7 @@ fn part_of(tag: &str, sha256: Option<&str>) -> String {
 
 /// Our own keys need no escapes in XML; others are not ours.
 fn uploads(answer: &str) -> Vec<Unfinished> {
-    let upload = |text: &str| {
-        Some(Unfinished {
-            key: Path::parse(element(text, "Key")?).ok()?,
-            id: element(text, "UploadId")?.to_owned(),
-        })
-    };
+    let upload = |text: &str| Some(Unfinished { key: Path::parse(element(text, "Key")?).ok()?, id: element(text, "UploadId")?.to_owned() });
     answer.split("<Upload>").skip(1).filter_map(upload).collect()
 }
 

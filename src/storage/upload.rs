@@ -66,14 +66,7 @@ pub struct Upload {
 
 impl Upload {
     /// Begins. `stall` is the longest that one part may take, once the target's limit lets it go.
-    pub fn start(
-        target: &Target,
-        key: Path,
-        content_type: &'static str,
-        shape: Shape,
-        stall: Duration,
-        cancel: CancellationToken,
-    ) -> Self {
+    pub fn start(target: &Target, key: Path, content_type: &'static str, shape: Shape, stall: Duration, cancel: CancellationToken) -> Self {
         let (messages, inbox) = mpsc::channel(1);
         let worker = Worker { target: target.clone(), key, content_type, shape, stall, parts: JoinSet::new() };
         let task = tokio::spawn(worker.run(inbox, cancel));

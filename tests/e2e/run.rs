@@ -85,7 +85,8 @@ fn source(name: &str, len: usize, end: End) -> Arc<dyn Source> {
 }
 
 fn target(name: &str, path: &Path) -> Target {
-    let options = TargetOptions { name: name.parse().expect("a name"), location: Location::File(path.into()), limit: None, s3: S3Options::default() };
+    let options =
+        TargetOptions { name: name.parse().expect("a name"), location: Location::File(path.into()), limit: None, s3: S3Options::default() };
     Target::open(&options, Access::Write).expect("a target")
 }
 
@@ -438,8 +439,12 @@ mod faulty {
         std::fs::create_dir_all(path).expect("made");
         let inner = LocalFileSystem::new_with_prefix(path).expect("a store").with_automatic_cleanup(true);
         let store = Faulty { inner, left: Arc::new(AtomicUsize::new(parts)), lost: AtomicUsize::new(lost), spent };
-        let options =
-            TargetOptions { name: "broken".parse().expect("a name"), location: Location::File(path.into()), limit: None, s3: S3Options::default() };
+        let options = TargetOptions {
+            name: "broken".parse().expect("a name"),
+            location: Location::File(path.into()),
+            limit: None,
+            s3: S3Options::default(),
+        };
         Target::over(&options, Arc::new(store), "")
     }
 
