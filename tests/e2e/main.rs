@@ -14,6 +14,7 @@ mod round_trip;
 mod run;
 mod servers;
 mod site;
+mod store;
 mod targets;
 mod worker;
 mod worker_process;

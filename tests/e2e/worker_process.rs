@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::ports::Port;
-use crate::support::{Backstay, Outcome, Redis, Version};
+use crate::support::{Backstay, Major, Outcome, Postgres, Redis, Version, toml};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -260,4 +260,67 @@ fn idle_it_costs_little() {
     assert!(wakeups <= 10.0, "{wakeups} wakeups a second");
     worker.signal(Signal::TERM);
     assert_eq!(worker.code(), Some(0));
+}
+
+/// The priority of a thread (the 19th field of `stat` in proc(5), after the name, which may hold anything), and its class of disk accesses.
+fn priority(task: &std::path::Path) -> (i32, String) {
+    let stat = std::fs::read_to_string(task.join("stat")).expect("it runs");
+    let (_, after_name) = stat.rsplit_once(") ").expect("a name");
+    let nice = after_name.split(' ').nth(16).expect("a priority").parse().expect("a number");
+    let id = task.file_name().expect("a thread").to_string_lossy().into_owned();
+    let output = std::process::Command::new("ionice").args(["-p", &id]).output().expect("run ionice");
+    (nice, String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn threads(process: u32) -> Vec<(i32, String)> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
+    tasks.map(|task| priority(&task.expect("a thread").path())).collect()
+}
+
+/// The first child of the worker that runs `program`.
+fn child_of(worker: u32, program: &str) -> u32 {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        for task in std::fs::read_dir(format!("/proc/{worker}/task")).expect("it runs").flatten() {
+            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            let runs = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == program);
+            if let Some(pid) = children.split_whitespace().find(runs) {
+                return pid.parse().expect("a number");
+            }
+        }
+        assert!(Instant::now() < deadline, "{program} does not run");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn it_and_its_children_give_way_as_configured() {
+    let server = Postgres::start(Major::V15);
+    server.create_database("app");
+    // texts that do not compress, so that a slow target holds the dump up
+    server.psql_in("app", "CREATE TABLE t AS SELECT sha512(i::text::bytea) AS noise FROM generate_series(1, 300000) i");
+    let port = Port::free();
+    let text = config(&port, "* * * * * *").replace(r#"["docs"]"#, r#"["docs", "postgres"]"#);
+    let text = text.replace("[worker]", "limit = \"100KiB/s\"\n[worker]\nnice = 7\nionice = \"idle\"");
+    let backstay = backstay(&[text.as_str(), &toml::postgres("postgres", &server, &["app"])].concat());
+    let mut worker = Running::start(&backstay);
+    worker.line("run begins");
+    let dump = child_of(worker.child.id(), "pg_dump");
+    let (own, children) = (threads(worker.child.id()), threads(dump));
+    assert!(own.len() >= 3, "{own:?}");
+    for (nice, io) in own.iter().chain(&children) {
+        assert_eq!((*nice, io.as_str()), (7, "idle"), "{own:?} {children:?}");
+    }
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.code(), Some(0));
+}
+
+#[test]
+fn without_configuration_its_priority_is_that_of_whoever_starts_it() {
+    let port = Port::free();
+    let backstay = backstay(&config(&port, "0 3 * * *"));
+    let mut worker = Running::start(&backstay);
+    worker.line("listening");
+    let ours = priority(std::path::Path::new(&format!("/proc/{}", std::process::id())));
+    assert!(threads(worker.child.id()).iter().all(|thread| *thread == ours), "{ours:?}");
 }

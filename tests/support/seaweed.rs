@@ -110,6 +110,19 @@ impl Seaweed {
         assert!(reply.starts_with("HTTP/1.1 200"), "create bucket {name}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// Keys of uploads that were neither completed nor aborted, as the server itself keeps them.
+    pub fn unfinished_uploads(&self, bucket: &str) -> Vec<String> {
+        let reply = get(self.filer.number(), &format!("/buckets/{bucket}/.uploads/?limit=1000")).unwrap_or_default();
+        if reply.starts_with("HTTP/1.1 404") {
+            return Vec::new();
+        }
+        // one chunk, or none
+        let body = reply.find('{').zip(reply.rfind('}')).map_or("", |(from, to)| &reply[from..=to]);
+        let listing: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("not JSON ({e}): {reply}"));
+        let entries = listing["Entries"].as_array().cloned().unwrap_or_default();
+        entries.iter().map(|entry| entry["FullPath"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
     /// A client of a bucket, to look at what the program stored.
     pub fn bucket(&self, name: &str) -> object_store::aws::AmazonS3 {
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -141,7 +154,7 @@ impl Seaweed {
 fn get(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\nConnection: close\r\n\r\n").ok()?;
     let mut reply = Vec::new();
     stream.read_to_end(&mut reply).ok()?;
     Some(String::from_utf8_lossy(&reply).into_owned())

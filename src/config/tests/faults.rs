@@ -24,7 +24,7 @@ fn an_unknown_key_or_section_is_told_with_what_was_probably_meant() {
     check("schedule = \"@daily\"\n", "1:1: schedule: unknown key; keys stand in a section, such as [jobs.default]");
     check("[jobs]\nschedule = \"@daily\"\n", "2:1: jobs.schedule: expected a section [jobs.NAME]");
     check("worker = 1\n", "1:1: worker: expected a section [worker]");
-    check("[worker]\nlisten = \"127.0.0.1:1\"\nnice = 5\n", "3:1: worker.nice: unknown key");
+    check("[worker]\nlisten = \"127.0.0.1:1\"\ncores = 5\n", "3:1: worker.cores: unknown key");
     check("# ü\n[targets.a]\nurl = \"file:///x\"\n  endpont = \"\"\n", "4:3: targets.a.endpont: unknown key (did you mean `endpoint`?)");
     // what only authentik's environment may set
     check("[targets.a]\nurl = \"s3://b\"\ninsecure_skip_verify = true\n", "3:1: targets.a.insecure_skip_verify: unknown key");
@@ -192,6 +192,13 @@ fn the_keys_of_s3_fit_together() {
     check(&s3("part_size = \"4MiB\""), "3:13: targets.a.part_size: `4MiB` is out of range: S3 takes parts of 5MiB to 5GiB");
     check(&s3("part_size = \"6GiB\""), "3:13: targets.a.part_size: `6GiB` is out of range: S3 takes parts of 5MiB to 5GiB");
     check(&s3("part_size = \"big\""), "3:13: targets.a.part_size: `big` is not a size, such as `16MiB`");
+    for wrong in ["20MiB", "fast", "0B/s", "-1MiB/s"] {
+        let expected = format!("3:9: targets.a.limit: `{wrong}` is not bytes a second, such as `20MiB/s`");
+        check(&s3(&format!("limit = \"{wrong}\"")), &expected);
+    }
+    check("[worker]\nnice = 20\n", "2:8: worker.nice: 20 is too large (at most 19)");
+    check("[worker]\nnice = -1\n", "2:8: worker.nice: -1 is too small (at least 0)");
+    check("[worker]\nionice = \"idl\"\n", "2:10: worker.ionice: `idl` is not one of `none`, `best-effort`, `idle` (did you mean `idle`?)");
     check(&s3("max_parts = 10001"), "3:13: targets.a.max_parts: 10001 is too large (at most 10000)");
     check(&s3("addressing = \"pat\""), "3:14: targets.a.addressing: `pat` is not one of `path`, `virtual` (did you mean `path`?)");
     check(&s3("checksum = \"md5\""), "3:12: targets.a.checksum: `md5` is not one of `none`, `sha256`");

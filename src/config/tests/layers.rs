@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::*;
 use crate::config::{ComponentOptions, JobSettings, show, show_json};
 use crate::manifest::Encoding;
-use crate::storage::{Addressing, Checksum, Location};
+use crate::process::{IoPriority, Priority};
+use crate::storage::{Addressing, Checksum, Limiter, Location};
 
 fn only_job(settings: &Settings) -> &JobSettings {
     let [job] = settings.jobs.as_slice() else { panic!("one job: {:?}", settings.jobs) };
@@ -203,6 +204,20 @@ fn every_key_of_s3_arrives() {
     assert_eq!((secret(&s3.session_token), s3.addressing, s3.checksum), (Some("t".into()), Addressing::Virtual, Checksum::Sha256));
     assert_eq!((s3.allow_http, s3.ca_file, s3.part_size), (true, Some("/ca.pem".into()), Some(16 << 20)));
     assert_eq!((s3.max_parts, s3.storage_class.as_deref(), s3.insecure_skip_verify), (1000, Some("STANDARD_IA"), false));
+}
+
+#[test]
+fn limits_and_priorities_arrive_and_are_off_unless_set() {
+    let set = settings(
+        "[targets.a]\nurl = \"file:///a\"\nlimit = \"20MiB/s\"\n[targets.b]\nurl = \"file:///b\"\nlimit = \" 1.5 MB /s\"\n\
+         [worker]\nnice = 19\nionice = \"idle\"\n",
+        &[],
+    );
+    let limits: Vec<_> = set.targets.iter().map(|t| t.limit.as_ref().map(Limiter::bytes_per_second)).collect();
+    assert_eq!(limits, [Some(20 << 20), Some(1_500_000)]);
+    assert_eq!(set.worker.priority, Priority { nice: 19, io: IoPriority::Idle });
+    let unset = settings("", &[]);
+    assert!(unset.targets[0].limit.is_none() && unset.worker.priority == Priority::default());
 }
 
 #[test]
