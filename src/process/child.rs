@@ -14,9 +14,6 @@ use super::{Command, Output, ProcessError, Stderr};
 /// Most bytes of stdout that [`Command::run`] and [`Command::feed`] take.
 pub(super) const MAX_OUTPUT: u64 = 16 << 20;
 
-/// Bytes that a child's stdout may be ahead of us, so that it need not wait while we are busy; Linux gives 64 KiB unless asked.
-const PIPE: usize = 1 << 20;
-
 /// How long a grandchild may hold stderr open after the child itself has ended.
 const STDERR_GRACE: Duration = Duration::from_secs(2);
 
@@ -54,10 +51,7 @@ impl Child {
 
     /// To be called once.
     pub(super) fn take_stdout(&mut self) -> ChildStdout {
-        let stdout = self.process.stdout.take().expect("stdout was piped");
-        // where a user may not have that much, what there is does
-        let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE);
-        stdout
+        self.process.stdout.take().expect("stdout was piped")
     }
 
     pub(super) async fn feed(&mut self, input: impl AsyncRead + Send + Unpin) -> Result<Output, ProcessError> {
