@@ -1,38 +1,66 @@
-//! Feeds the archives of a backup to `pg_restore`, and roles to the server. Nothing touches a disk of ours.
+//! Loads the archives of a database: what the rows need, then the rows, then what needs the rows.
+//!
+//! Rows come from all archives at once and go over several connections, see [`super::rows`]; the rest is left to `pg_restore`, see
+//! [`super::schema`]. The data of a backup never touches a disk of ours. An archive in a form that is not understood here is left to
+//! `pg_restore` as a whole, which is slower and as good.
 
 use std::collections::HashSet;
 
-use tokio::io::AsyncReadExt;
-use tokio_postgres::Client;
+use futures_util::FutureExt;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
+use super::archive::{Archive, ArchiveError, Block, Head};
 use super::binaries::Binary;
 use super::connect::Endpoint;
-use super::contents::DatabaseContents;
-use super::globals::{self, Does, Globals, Object, Step};
+use super::contents::{DatabaseContents, Pass};
+use super::inspect;
 use super::restore_error::RestoreError;
-use super::{PostgresError, query, script};
-use crate::component::ArtifactOpener;
+use super::rows::{Fault, Sessions, Table};
+use super::schema::{Share, StagedSchema};
+use super::workload::Workload;
+use super::{PostgresError, query};
+use crate::component::{ArtifactOpener, ByteStream};
 use crate::manifest::Artifact;
-use crate::process::ProcessError;
+use crate::process::{Command, Output, ProcessError};
 
-/// Most bytes of a `globals.sql`: 100,000 roles take about 30 MB.
-const MAX_GLOBALS: u64 = 64 << 20;
+/// Bytes of large objects on their way to `pg_restore`.
+const PIPE: usize = 256 << 10;
 
-/// How `pg_restore` is to be run.
+/// How a database is to be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loader {
+    /// `pg_restore`.
     pub binary: Binary,
     /// What the user may not do, or the server lacks: `--no-owner` and the like.
     pub flags: Vec<&'static str>,
+    pub workload: Workload,
+}
+
+/// One load of one database.
+struct Load<'a> {
+    loader: &'a Loader,
+    endpoint: Endpoint,
+    contents: &'a DatabaseContents,
+    open: &'a ArtifactOpener,
+    cancel: &'a CancellationToken,
+}
+
+/// The schema of the database while its rows are loaded.
+struct Schema {
+    head: Head,
+    staged: StagedSchema,
+    /// Tables, by schema and name, whose rows must come over one connection.
+    delicate: HashSet<(String, String)>,
 }
 
 impl Loader {
-    /// Loads `contents` into the empty database `into`. Success means that `pg_restore` exited with status 0 and that each stream ended,
+    /// Loads `contents` into the empty database `into`. Success means that every row and object was taken, and that each stream ended,
     /// verified.
     ///
     /// # Errors
-    /// [`RestoreError::Read`] when a stream failed, even if `pg_restore` failed too; else [`RestoreError::Load`].
+    /// [`RestoreError::Read`] when a stream failed, even if something else failed too; else what failed.
     pub async fn load(
         &self,
         endpoint: &Endpoint,
@@ -41,187 +69,253 @@ impl Loader {
         open: &ArtifactOpener,
         cancel: &CancellationToken,
     ) -> Result<(), PostgresError> {
-        let endpoint = endpoint.with_database(into);
-        let mut env = endpoint.child_env(self.binary.major);
-        writable(&mut env);
-        for pass in contents.passes() {
-            let command = self
-                .binary
-                .command()
-                .args(["--exit-on-error", "--no-password"])
-                .args(&self.flags)
-                .args(pass.sections.iter().map(|section| format!("--section={section}")))
-                .arg(format!("--dbname={}", endpoint.database_argument()))
-                .envs(env.iter().map(|(key, value)| (key, value)));
-            let path = || pass.artifact.path.to_string();
-            let mut stream = open(pass.artifact).await.map_err(|source| RestoreError::Open { path: path(), source })?;
-            match command.feed(&mut stream, cancel).await {
-                Ok(_) => {}
-                Err(ProcessError::Cancelled { .. }) => return Err(PostgresError::Cancelled),
-                Err(ProcessError::Input { source, .. }) => return Err(RestoreError::Read { path: path(), source }.into()),
-                Err(source) => {
-                    // Damage may be why pg_restore failed, and only the end of the stream tells.
-                    if let Err(damage) = drain(&mut stream, cancel).await? {
-                        return Err(RestoreError::Read { path: path(), source: damage }.into());
-                    }
-                    return Err(RestoreError::Load { database: contents.name.clone(), source }.into());
-                }
+        let load = Load { loader: self, endpoint: endpoint.with_database(into), contents, open, cancel };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(PostgresError::Cancelled),
+            loaded = load.run() => loaded,
+        }
+    }
+}
+
+impl Load<'_> {
+    async fn run(&self) -> Result<(), PostgresError> {
+        // Opened again for the rows: a stream that waits until all tables are created may be cut meanwhile.
+        let head = match Archive::open(self.stream(&self.contents.main).await?).await {
+            Ok((head, _)) => head,
+            Err(error @ ArchiveError::Version { .. }) => {
+                tracing::info!(database = self.contents.name, %error, "left to pg_restore as a whole");
+                return self.whole().await;
+            }
+            Err(error) => return Err(self.not_an_archive(&self.contents.main, error).await),
+        };
+        if let Err(why) = readable(&head) {
+            tracing::info!(database = self.contents.name, why, "left to pg_restore as a whole");
+            return self.whole().await;
+        }
+        let staged = StagedSchema::write(&head).await?;
+        self.pg_restore(staged.select(self.command(), Share::Before)).await?;
+        let schema = Schema { head, staged, delicate: self.delicate().await? };
+        self.rows(&schema).await?;
+        let jobs = format!("--jobs={}", self.loader.workload.sessions);
+        self.pg_restore(schema.staged.select(self.command().arg(jobs), Share::After)).await
+    }
+
+    /// The rows of all archives, side by side.
+    async fn rows(&self, schema: &Schema) -> Result<(), PostgresError> {
+        let sessions = self.loader.workload.sessions;
+        let archives = 1 + self.contents.data.len();
+        let each = (sessions / archives).max(1);
+        let main = std::iter::once((&self.contents.main, true));
+        let all = main.chain(self.contents.data.iter().map(|artifact| (artifact, false)));
+        let loads: Vec<_> = all.map(|(artifact, main)| self.archive(artifact, main, schema, each).boxed()).collect();
+        stream::iter(loads).buffer_unordered(sessions.min(archives)).try_collect().await
+    }
+
+    /// The rows of one archive, to its verified end.
+    async fn archive(&self, artifact: &Artifact, main: bool, schema: &Schema, sessions: usize) -> Result<(), PostgresError> {
+        let (head, mut archive) = match Archive::open(self.stream(artifact).await?).await {
+            Ok(opened) => opened,
+            Err(error) => return Err(self.not_an_archive(artifact, error).await),
+        };
+        if main && head.raw != schema.head.raw {
+            return Err(self.damaged_or(artifact, &mut archive, RestoreError::Differs(artifact.path.to_string()).into()).await);
+        }
+        if let Err(why) = readable(&head) {
+            drop(archive);
+            tracing::info!(path = %artifact.path, why, "left to pg_restore");
+            return self.fed(&Pass { artifact, sections: &["data"] }).await;
+        }
+        let outcome = async {
+            let sessions = Sessions::connect(&self.endpoint, sessions).await.map_err(Fault::Server)?;
+            let large_objects = main && head.sections().any(|(e, s)| Share::of(e, s) == Some(Share::LargeObjects));
+            if !large_objects {
+                return self.blocks(&head, schema, &mut archive, &sessions, None).await;
+            }
+            let (sink, pipe) = tokio::io::duplex(PIPE);
+            let command = schema.staged.select(self.command(), Share::LargeObjects);
+            let restored = async { self.loaded(command.feed(pipe, self.cancel).await) };
+            match tokio::join!(self.blocks(&head, schema, &mut archive, &sessions, Some(sink)), restored) {
+                (Err(fault @ Fault::Archive(_)), _) => Err(fault),
+                (_, Err(error)) => Err(Fault::Server(error)),
+                (blocks, Ok(())) => blocks,
+            }
+        };
+        match outcome.await {
+            Ok(()) => Ok(()),
+            Err(Fault::Server(error)) => Err(self.damaged_or(artifact, &mut archive, error).await),
+            Err(Fault::Archive(error)) => {
+                let path = artifact.path.to_string();
+                let error = match error {
+                    ArchiveError::Read(source) => return Err(RestoreError::Read { path, source }.into()),
+                    source => RestoreError::Archive { path, source },
+                };
+                Err(self.damaged_or(artifact, &mut archive, error.into()).await)
             }
         }
+    }
+
+    /// Every block that follows the head: rows to the sessions, large objects to `pipe`.
+    async fn blocks(
+        &self,
+        head: &Head,
+        schema: &Schema,
+        archive: &mut Archive<ByteStream>,
+        sessions: &Sessions,
+        mut pipe: Option<tokio::io::DuplexStream>,
+    ) -> Result<(), Fault> {
+        let mut missing: HashSet<i32> = head.entries.iter().filter(|e| e.has_data).map(|e| e.id).collect();
+        // pg_restore that is gone has its own error
+        let gone = |_| Fault::Server(RestoreError::PipeClosed.into());
+        if let Some(pipe) = &mut pipe {
+            pipe.write_all(&head.raw).await.map_err(gone)?;
+        }
+        while let Some(block) = archive.next_block().await? {
+            let entry = head.entry(block.id()).filter(|e| missing.remove(&e.id));
+            let entry = entry.ok_or(ArchiveError::Malformed("a block of no entry, or a second one"))?;
+            match (block, &entry.copy, &mut pipe) {
+                (Block::Rows(_), Some(copy), _) => {
+                    let namespace = entry.namespace.clone().unwrap_or_default();
+                    let plain = !schema.delicate.contains(&(namespace, entry.tag.clone()));
+                    let copy = in_encoding(copy, head.encoding()).ok_or(ArchiveError::Malformed("a COPY of an unknown form"))?;
+                    sessions.load(archive, Table { name: &entry.tag, copy: &copy, plain }).await?;
+                }
+                (Block::LargeObjects(_), _, Some(pipe)) => {
+                    let mut bytes = archive.block_head(block);
+                    while archive.raw(&mut bytes, PIPE).await? {
+                        pipe.write_all(&bytes.split()).await.map_err(gone)?;
+                    }
+                    pipe.write_all(&bytes).await.map_err(gone)?;
+                }
+                _ => {} // large objects of an archive of rows: they are in the main one
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let names = head.entries.iter().filter(|e| missing.contains(&e.id)).map(|e| format!("{} {}", e.kind, e.tag));
+        Err(ArchiveError::Missing(names.collect()).into())
+    }
+
+    /// All of it by `pg_restore`, one archive after the other.
+    async fn whole(&self) -> Result<(), PostgresError> {
+        for pass in self.contents.passes() {
+            self.fed(&pass).await?;
+        }
+        Ok(())
+    }
+
+    async fn fed(&self, pass: &Pass<'_>) -> Result<(), PostgresError> {
+        let command = self.command().args(pass.sections.iter().map(|section| format!("--section={section}")));
+        let mut stream = self.stream(pass.artifact).await?;
+        match command.feed(&mut stream, self.cancel).await {
+            Err(ProcessError::Input { source, .. }) => Err(RestoreError::Read { path: pass.artifact.path.to_string(), source }.into()),
+            Err(error @ ProcessError::Failed { .. }) => {
+                tracing::info!("pg_restore failed: reading the artifact to its end, to tell whether it is damaged");
+                match tokio::io::copy(&mut stream, &mut tokio::io::sink()).await {
+                    Ok(_) => self.loaded(Err(error)),
+                    Err(source) => Err(RestoreError::Read { path: pass.artifact.path.to_string(), source }.into()),
+                }
+            }
+            fed => self.loaded(fed),
+        }
+    }
+
+    async fn pg_restore(&self, command: Command) -> Result<(), PostgresError> {
+        self.loaded(command.run(self.cancel).await)
+    }
+
+    fn loaded(&self, ended: Result<Output, ProcessError>) -> Result<(), PostgresError> {
+        match ended {
+            Ok(_) => Ok(()),
+            Err(ProcessError::Cancelled { .. }) => Err(PostgresError::Cancelled),
+            Err(source) => Err(RestoreError::Load { database: self.contents.name.clone(), source }.into()),
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut env = self.endpoint.child_env(self.loader.binary.major);
+        set(&mut env, &self.loader.workload.options());
+        self.loader
+            .binary
+            .command()
+            .args(["--exit-on-error", "--no-password"])
+            .args(&self.loader.flags)
+            .arg(format!("--dbname={}", self.endpoint.database_argument()))
+            .envs(env.iter().map(|(key, value)| (key, value)))
+    }
+
+    /// Tables that have what fires, rewrites or checks while rows come: those of extensions.
+    async fn delicate(&self) -> Result<HashSet<(String, String)>, PostgresError> {
+        let client = inspect::connect_to(&self.endpoint, self.endpoint.database()).await?;
+        let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind IN ('r', 'p') AND (c.relhasindex OR c.relhastriggers OR c.relhasrules)";
+        let rows = client.query(sql, &[]).await.map_err(query("look for tables with indexes or triggers"))?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    async fn stream(&self, artifact: &Artifact) -> Result<ByteStream, PostgresError> {
+        let opened = (self.open)(artifact).await;
+        Ok(opened.map_err(|source| RestoreError::Open { path: artifact.path.to_string(), source })?)
+    }
+
+    /// Damage may be why something failed, and only the end of the stream tells.
+    async fn damaged_or(&self, artifact: &Artifact, archive: &mut Archive<ByteStream>, error: PostgresError) -> PostgresError {
+        tracing::info!(path = %artifact.path, "loading failed: reading the artifact to its end, to tell whether it is damaged");
+        match archive.drain().await {
+            Ok(()) => error,
+            Err(source) => RestoreError::Read { path: artifact.path.to_string(), source }.into(),
+        }
+    }
+
+    /// Likewise, when not even the head could be read.
+    async fn not_an_archive(&self, artifact: &Artifact, error: ArchiveError) -> PostgresError {
+        let path = artifact.path.to_string();
+        let source = match error {
+            ArchiveError::Read(source) => return RestoreError::Read { path, source }.into(),
+            source => source,
+        };
+        let mut stream = match self.stream(artifact).await {
+            Ok(stream) => stream,
+            Err(error) => return error,
+        };
+        match tokio::io::copy(&mut stream, &mut tokio::io::sink()).await {
+            Ok(_) => RestoreError::Archive { path, source }.into(),
+            Err(source) => RestoreError::Read { path, source }.into(),
+        }
+    }
+}
+
+/// Whether the rows can be loaded here; else why not.
+fn readable(head: &Head) -> Result<(), &'static str> {
+    let mut data = head.sections().filter(|(entry, _)| entry.has_data).map(|(entry, _)| entry);
+    if head.compressed {
+        Err("it is compressed by pg_dump")
+    } else if head.lossy {
+        Err("its names are not in UTF-8")
+    } else if !data.all(|entry| match &entry.copy {
+        Some(copy) => in_encoding(copy, head.encoding()).is_some(),
+        None => entry.kind == "BLOBS",
+    }) {
+        Err("its rows are not as COPY takes them")
+    } else {
         Ok(())
     }
 }
 
-/// Reads `stream` to its end.
-async fn drain(
-    stream: &mut (impl tokio::io::AsyncRead + Unpin),
-    cancel: &CancellationToken,
-) -> Result<std::io::Result<u64>, PostgresError> {
-    tracing::info!("pg_restore failed: reading the artifact to its end, to tell whether it is damaged");
-    let mut sink = tokio::io::sink();
-    tokio::select! {
-        () = cancel.cancelled() => Err(PostgresError::Cancelled),
-        drained = tokio::io::copy(stream, &mut sink) => Ok(drained),
-    }
+/// The archive's COPY for rows that are not in UTF-8, as our connections are. `None`: not a statement that `pg_dump` writes.
+fn in_encoding(copy: &str, encoding: Option<&str>) -> Option<String> {
+    let copy = copy.trim_end().strip_suffix("FROM stdin;")?;
+    let encoding = encoding.filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'))?;
+    Some(format!("{copy}FROM stdin WITH (ENCODING '{encoding}')"))
 }
 
-/// A role may be set to read only; `pg_restore` does not lift that.
-fn writable(env: &mut Vec<(&'static str, String)>) {
-    const WRITABLE: &str = "-c default_transaction_read_only=off";
+/// Sets what `pg_restore` does not. A role may be set to read only. Nothing waits for the disk, as in [`super::rows`].
+fn set(env: &mut Vec<(&'static str, String)>, more: &str) {
+    let settings = format!("-c default_transaction_read_only=off -c synchronous_commit=off{more}");
     match env.iter_mut().find(|(key, _)| *key == "PGOPTIONS") {
-        Some((_, options)) => options.push_str(&format!(" {WRITABLE}")),
-        None => env.push(("PGOPTIONS", WRITABLE.to_owned())),
-    }
-}
-
-/// What a backup's globals say for a server that has `present`.
-///
-/// # Errors
-/// [`RestoreError::Read`], [`RestoreError::Script`], [`RestoreError::TooLarge`].
-pub async fn read_globals(
-    artifact: &Artifact,
-    open: &ArtifactOpener,
-    present: &globals::Present,
-    cancel: &CancellationToken,
-) -> Result<Globals, PostgresError> {
-    let path = || artifact.path.to_string();
-    let mut script = Vec::new();
-    let read = async {
-        let stream = open(artifact).await.map_err(|source| RestoreError::Open { path: path(), source })?;
-        // Its end is read too: only there is it verified.
-        stream.take(MAX_GLOBALS + 1).read_to_end(&mut script).await.map_err(|source| RestoreError::Read { path: path(), source })
-    };
-    let length = tokio::select! {
-        () = cancel.cancelled() => return Err(PostgresError::Cancelled),
-        read = read => read?,
-    };
-    if length as u64 > MAX_GLOBALS {
-        return Err(RestoreError::TooLarge { path: path(), limit: MAX_GLOBALS }.into());
-    }
-    let statements = script::statements(&script).map_err(|source| RestoreError::Script { path: path(), source })?;
-    Ok(globals::decide(&statements, present))
-}
-
-/// What was made of a [`Globals`], and how to take it back.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// In the order of their creation.
-    pub created: Vec<Object>,
-    /// Roles and tablespaces that are missing still.
-    pub failed: HashSet<Object>,
-    /// Takes back what was granted to what was created.
-    pub undo: Vec<String>,
-    pub warnings: Vec<String>,
-}
-
-/// Creates what is missing. What the server refuses is a warning: the user may have no right to it, or a location may not exist here.
-/// `applied` is right at any moment, also after an error.
-///
-/// # Errors
-/// [`PostgresError::Query`] when the connection is lost.
-pub async fn apply(client: &mut Client, globals: &Globals, applied: &mut Applied) -> Result<(), PostgresError> {
-    const DOING: &str = "create the missing roles";
-    let mut done = Vec::new();
-    let mut transaction = client.transaction().await.map_err(query(DOING))?;
-    for step in &globals.roles {
-        if applied.failed.contains(&step.needs) {
-            continue;
-        }
-        let mut outcome = Ok(());
-        for sql in std::iter::once(&step.sql).chain(&step.otherwise) {
-            let savepoint = transaction.savepoint("step").await.map_err(query(DOING))?;
-            outcome = match savepoint.execute(sql.as_str(), &[]).await {
-                Ok(_) => savepoint.commit().await,
-                Err(error) => {
-                    savepoint.rollback().await.map_err(query(DOING))?;
-                    Err(error)
-                }
-            };
-            if outcome.is_ok() {
-                break;
-            }
-        }
-        match outcome {
-            Ok(()) => done.push(step),
-            Err(error) => applied.failed_step(step, &error),
-        }
-    }
-    transaction.commit().await.map_err(query(DOING))?;
-    done.iter().for_each(|step| applied.did(step));
-    for step in &globals.tablespaces {
-        if applied.failed.contains(&step.needs) {
-            continue;
-        }
-        match client.execute(step.sql.as_str(), &[]).await {
-            Ok(_) => applied.did(step),
-            Err(error) if client.is_closed() => return Err(query("create the missing tablespaces")(error)),
-            Err(error) => applied.failed_step(step, &error),
-        }
-    }
-    Ok(())
-}
-
-impl Applied {
-    fn did(&mut self, step: &Step) {
-        match step.does {
-            Does::Create => self.created.push(step.needs.clone()),
-            Does::Attributes { login_without_password: true } => {
-                self.warnings.push(format!("{} has no password in the backup: set one before it can log in with one", step.needs));
-            }
-            _ => {}
-        }
-        self.undo.extend(step.undo.clone());
-    }
-
-    /// The server's message names what it is about; the statement itself may hold a password.
-    fn failed_step(&mut self, step: &Step, error: &tokio_postgres::Error) {
-        let why = error.as_db_error().map_or_else(|| error.to_string(), |e| e.message().to_owned());
-        self.warnings.push(format!("could not {} {}: {why}", step.does.action(), step.needs));
-        if step.does == Does::Create {
-            self.failed.insert(step.needs.clone());
-        }
-    }
-
-    /// Drops what was created. What somebody uses meanwhile stays, and is returned.
-    pub async fn take_back(&mut self, client: &Client) -> Vec<Object> {
-        for sql in self.undo.drain(..).rev() {
-            if let Err(error) = client.execute(sql.as_str(), &[]).await {
-                tracing::debug!(%error, "take a privilege back");
-            }
-        }
-        let mut left = Vec::new();
-        for object in self.created.drain(..).rev() {
-            let name = super::sql::ident(object.name());
-            let sql = match object {
-                Object::Role(_) => format!("DROP ROLE IF EXISTS {name}"),
-                Object::Tablespace(_) => format!("DROP TABLESPACE IF EXISTS {name}"),
-            };
-            if let Err(error) = client.execute(sql.as_str(), &[]).await {
-                tracing::warn!(%object, %error, "created for the restore, and not dropped again");
-                left.push(object);
-            }
-        }
-        left
+        Some((_, options)) => options.push_str(&format!(" {settings}")),
+        None => env.push(("PGOPTIONS", settings)),
     }
 }
 
@@ -231,13 +325,21 @@ mod tests {
 
     #[test]
     fn options_of_the_connection_are_kept() {
-        for (env, options) in [
-            (vec![], "-c default_transaction_read_only=off"),
-            (vec![("PGOPTIONS", "-c a=b".to_owned())], "-c a=b -c default_transaction_read_only=off"),
-        ] {
+        const OURS: &str = "-c default_transaction_read_only=off -c synchronous_commit=off -c x=y";
+        for (env, options) in [(vec![], OURS.to_owned()), (vec![("PGOPTIONS", "-c a=b".to_owned())], format!("-c a=b {OURS}"))] {
             let mut env = env;
-            writable(&mut env);
-            assert_eq!(env, [("PGOPTIONS", options.to_owned())]);
+            set(&mut env, " -c x=y");
+            assert_eq!(env, [("PGOPTIONS", options)]);
         }
+    }
+
+    #[test]
+    fn rows_keep_their_encoding() {
+        let copy = "COPY \"public\".\"FROM stdin;\" (\"a\") FROM stdin;\n";
+        let expected = "COPY \"public\".\"FROM stdin;\" (\"a\") FROM stdin WITH (ENCODING 'LATIN1')";
+        assert_eq!(in_encoding(copy, Some("LATIN1")).as_deref(), Some(expected));
+        assert_eq!(in_encoding(copy, Some("'; DROP")), None);
+        assert_eq!(in_encoding(copy, None), None);
+        assert_eq!(in_encoding("INSERT INTO t", Some("UTF8")), None);
     }
 }

@@ -10,6 +10,9 @@ use crate::name::ComponentName;
 use crate::process::ProcessError;
 use crate::secret::{Secret, SecretError};
 
+mod analyze;
+mod apply;
+pub mod archive;
 mod binaries;
 mod connect;
 mod conninfo;
@@ -28,6 +31,8 @@ mod recreate;
 mod resolve;
 mod restore;
 mod restore_error;
+mod rows;
+mod schema;
 mod script;
 mod server;
 mod snapshot;
@@ -36,6 +41,7 @@ mod sql;
 mod staged;
 mod swap;
 mod tls;
+mod workload;
 
 pub use binaries::{Binary, Tool};
 pub use connect::Endpoint;

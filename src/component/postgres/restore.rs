@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
+use super::apply;
 use super::binaries::{self, Binary};
 use super::connect::Endpoint;
 use super::contents::{Contents, DatabaseContents};
@@ -13,11 +14,12 @@ use super::destination::Place;
 use super::globals::Object;
 use super::helper::{Role, Suffix};
 use super::inspect::{self, Server};
-use super::load::{self, Loader};
+use super::load::Loader;
 use super::restore_error::RestoreError;
 use super::server::refuse_pooler;
 use super::staged::{Helper, StagedPostgres};
-use super::{PostgresError, PostgresOptions, plan, query, recreate, swap};
+use super::workload::Workload;
+use super::{PostgresError, PostgresOptions, analyze, plan, query, recreate, swap};
 use crate::component::{ArtifactOpener, ComponentError, Plan, RestoreOptions, Restorer, RunContext, Staged, StoredComponent};
 use crate::manifest;
 use crate::name::ComponentName;
@@ -82,9 +84,10 @@ impl Restorer for PostgresRestorer {
         let built = async {
             let mut flags = Vec::new();
             globals(&contents, part, &mut client, &mut server, &mut staged, &mut flags, &run.cancel).await?;
+            let workload = Workload::ask(&client).await?;
             // Loading takes long; an idle connection may not survive it.
             drop(client);
-            let loader = Loader { binary, flags };
+            let loader = Loader { binary, flags, workload };
             let suffix = Suffix::random();
             for (at, database) in contents.databases.iter().enumerate() {
                 let name = place.name(&database.name);
@@ -120,9 +123,9 @@ async fn globals(
 ) -> Result<(), PostgresError> {
     let applied = &mut staged.globals;
     if let Some(artifact) = &contents.globals {
-        let globals = load::read_globals(artifact, &part.open, &server.present(), cancel).await?;
+        let globals = apply::read_globals(artifact, &part.open, &server.present(), cancel).await?;
         applied.warnings.extend(globals.warnings.iter().cloned());
-        load::apply(client, &globals, applied).await?;
+        apply::apply(client, &globals, applied).await?;
         inspect::reread_globals(client, &mut server.host).await?;
         for object in &applied.created {
             staged.done.push(format!("{object} was created"));
@@ -180,7 +183,7 @@ async fn stage_one(
     drop(client);
     tracing::info!(database = name, helper = new, "loading a database");
     loader.load(&endpoint, &new, database, open, cancel).await?;
-    analyze(&endpoint, &new, name, staged, cancel).await?;
+    analyze(&endpoint, &new, name, loader.workload, staged, cancel).await?;
 
     let (_, client) = inspect::connect(&endpoint, &[name, &new]).await?;
     let (statements, warnings) = recreate::dress(&new, name, facts, &creation.owner, &server.host);
@@ -202,11 +205,12 @@ async fn stage_one(
     Ok(())
 }
 
-/// Archives hold no statistics (or not all): without them, the first queries would be planned blindly.
+/// Says what was restored disabled, and gives the planner its statistics.
 async fn analyze(
     endpoint: &Endpoint,
     new: &str,
     name: &str,
+    workload: Workload,
     staged: &mut StagedPostgres,
     cancel: &CancellationToken,
 ) -> Result<(), PostgresError> {
@@ -217,13 +221,11 @@ async fn analyze(
         let subscription: String = row.get(0);
         staged.warn([format!("subscription \"{subscription}\" of database \"{name}\" was restored disabled, without its slot")]);
     }
-    let analyzed = tokio::select! {
+    drop(inside);
+    let said = tokio::select! {
         () = cancel.cancelled() => return Err(PostgresError::Cancelled),
-        analyzed = inside.batch_execute("ANALYZE") => analyzed,
+        said = analyze::analyze(endpoint, new, workload.sessions) => said?,
     };
-    if let Err(error) = analyzed {
-        let why = error.as_db_error().map_or_else(|| error.to_string(), |e| e.message().to_owned());
-        staged.warn([format!("database \"{name}\" was restored but could not be analyzed: {why}")]);
-    }
+    staged.warn(said.iter().map(|why| format!("database \"{name}\" was restored but could not be analyzed: {why}")));
     Ok(())
 }

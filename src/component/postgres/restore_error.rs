@@ -3,6 +3,7 @@
 use std::io;
 
 use thiserror::Error;
+use tokio_postgres::error::SqlState;
 
 use crate::process::ProcessError;
 
@@ -65,6 +66,27 @@ pub enum RestoreError {
         #[source]
         source: ProcessError,
     },
+    /// The stream ended as it should: it was written so.
+    #[error("`{path}` is not an archive that can be restored")]
+    Archive {
+        path: String,
+        #[source]
+        source: super::archive::ArchiveError,
+    },
+    #[error("`{0}` changed while it was restored: its table of contents is another one")]
+    Differs(String),
+    #[error("write the table of contents of an archive to a temporary directory")]
+    Stage(#[source] io::Error),
+    #[error("load the rows of table \"{table}\"")]
+    Rows {
+        table: String,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    #[error("load the rows of table \"{table}\": {sent} were sent, and the server took {taken}")]
+    RowCount { table: String, sent: u64, taken: u64 },
+    #[error("pg_restore stopped reading large objects")]
+    PipeClosed,
     /// `sessions`: who is still there.
     #[error("swap in database(s) {databases}: sessions did not end: {sessions}")]
     Busy { databases: String, sessions: String },
@@ -109,6 +131,8 @@ impl RestoreError {
             Self::Invalid(name) => format!("Drop it first: DROP DATABASE {}.", super::sql::ident(name)),
             Self::NoGround { .. } => "Allow this user to connect to \"postgres\" or \"template1\".".into(),
             Self::Load { source, .. } => return load_advice(source),
+            Self::Stage(_) => "Make room in the temporary directory ($TMPDIR, else /tmp), and let this user write there.".into(),
+            Self::Rows { source, .. } if source.code() == Some(&SqlState::DISK_FULL) => NO_ROOM.into(),
             Self::Busy { .. } => "Stop what connects so often, or restore as a superuser, who may end any session.".into(),
             Self::NotDropped(_) => "Drop it by hand: nothing uses it.".into(),
             Self::LeftOver(_) => "Nothing uses it: drop it once the server answers again.".into(),
@@ -117,6 +141,8 @@ impl RestoreError {
         Some(text)
     }
 }
+
+const NO_ROOM: &str = "Make room on the database server: old and new database lie side by side until the swap.";
 
 /// What PostgreSQL's own words mean for a restore.
 fn load_advice(error: &ProcessError) -> Option<String> {
@@ -128,7 +154,7 @@ fn load_advice(error: &ProcessError) -> Option<String> {
     } else if stderr.contains("permission denied to create extension") {
         "Restore as a superuser: the extension is not a trusted one."
     } else if stderr.contains("No space left") {
-        "Make room on the database server: old and new database lie side by side until the swap."
+        NO_ROOM
     } else {
         return None;
     };

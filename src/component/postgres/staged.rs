@@ -5,9 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::PostgresError;
+use super::apply::Applied;
 use super::connect::Endpoint;
 use super::inspect::connect;
-use super::load::Applied;
 use super::restore_error::RestoreError;
 use super::sql::ident;
 use super::swap::{self, Pair};
