@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -30,16 +30,39 @@ impl Limiter {
     }
 
     /// Waits until `bytes` may go: within any time, no more than the rate times that time and a tenth of a second. First come, first
-    /// served. A wait that is given up is paid all the same.
+    /// served.
     pub async fn take(&self, bytes: u64) {
-        let until = {
-            let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
-            let until = granted(*paid, Instant::now(), bytes, self.bytes_per_second);
+        let mut wait = {
+            let mut paid = held(&self.paid);
+            let before = *paid;
+            let until = granted(before, Instant::now(), bytes, self.bytes_per_second);
             *paid = Some(until);
-            until
+            Wait { paid: &self.paid, before, until, over: false }
         };
-        tokio::time::sleep_until(until).await;
+        tokio::time::sleep_until(wait.until).await;
+        wait.over = true;
     }
+}
+
+/// One that is given up gives back what it would have taken, unless others have lined up behind it.
+struct Wait<'a> {
+    paid: &'a Mutex<Option<Instant>>,
+    before: Option<Instant>,
+    until: Instant,
+    over: bool,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let mut paid = held(self.paid);
+        if !self.over && *paid == Some(self.until) {
+            *paid = self.before;
+        }
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Two limits are the same setting, whether or not they are the same bucket.
@@ -116,6 +139,14 @@ mod tests {
         let now = Instant::now();
         assert!(granted(None, now, u64::MAX, NonZeroU64::MIN) > now);
         assert!(granted(None, now, 1, NonZeroU64::MAX) - now <= Duration::from_nanos(1));
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_is_given_up_costs_those_after_it_nothing() {
+        let limiter = Limiter::new(rate(1));
+        let given_up = tokio::time::timeout(Duration::from_millis(1), limiter.take(3600 * MIB)).await;
+        assert!(given_up.is_err());
+        tokio::time::timeout(Duration::from_secs(60), limiter.take(1)).await.expect("not an hour");
     }
 
     #[tokio::test]

@@ -247,7 +247,8 @@ impl ObjectStore for Flaky {
 #[test]
 fn a_limit_holds_for_uploads_and_downloads_and_is_no_stall() {
     let (source, server) = (source(12), Seaweed::start());
-    let keys = "limit = \"4MiB/s\"\n";
+    // three parts, each of which waits for longer than the store may stand still
+    let keys = "limit = \"4MiB/s\"\npart_size = \"5MiB\"\n";
     let patience = "stall_timeout = \"1s\"\n[directory.media]";
     let text = config(&source, &server, &server.endpoint(), keys).replace("[directory.media]", patience);
     let backstay = Backstay::new(&text);
@@ -303,7 +304,7 @@ async fn an_upload_that_is_given_up_among_its_pieces_leaves_nothing() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let target = Target::open(&options(&server, S3Options { max_parts: 100, ..S3Options::default() }), Access::Write).expect("a target");
     // parts of eight pieces: one is joined, one is begun
-    let shape = Shape { piece: 5 << 20, estimate: Some(8 * 5 * 75 << 20) };
+    let shape = Shape { piece: 5 << 20, estimate: Some((8 * 5 * 75) << 20) };
     assert!(target.composes(shape));
     for send in [1, 3, 8, 11] {
         let stall = Duration::from_secs(60);
