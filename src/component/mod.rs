@@ -49,7 +49,8 @@ pub struct Artifact {
     /// File name without the suffix of the compression, valid for [`crate::name::ArtifactPath`]: `app.dump`, `dump.rdb`, `media.tar`.
     pub file: String,
     pub format: Format,
-    /// The database that it holds, for PostgreSQL.
+    /// The database that it holds, for PostgreSQL. Artifacts of one database stand together, and flow side by side; they must not wait for
+    /// one another, since there may be memory for one at a time.
     pub database: Option<String>,
     /// About how many raw bytes will come, if that can be known.
     pub estimate: Option<u64>,

@@ -1,7 +1,6 @@
 //! `[postgres.NAME]`, `[redis.NAME]` and `[directory.NAME]` → [`ComponentOptions`].
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
 
 use ignore::gitignore::GitignoreBuilder;
 
@@ -10,7 +9,7 @@ use super::layer::Origin;
 use super::raw::{RawConfig, RawDirectory, RawPostgres, RawRedis};
 use super::validate::{Check, filled};
 use crate::component::directory::DirectoryOptions;
-use crate::component::postgres::PostgresOptions;
+use crate::component::postgres::{Jobs, PostgresOptions};
 use crate::component::redis::{Method, RedisOptions};
 use crate::secret::Secret;
 
@@ -54,7 +53,7 @@ fn postgres(name: &str, raw: &RawPostgres, check: &mut Check<'_>) -> Option<Post
         sslkey: path(&raw.sslkey, check),
         databases: raw.databases.clone(),
         globals: raw.globals,
-        jobs: NonZeroU32::new(raw.jobs).unwrap_or(NonZeroU32::MIN),
+        jobs: raw.jobs.0.parse().map_or(Jobs::Auto, Jobs::Number),
     })
 }
 

@@ -163,6 +163,9 @@ fn read_value(key: &Key, value: &Spanned<DeValue<'_>>) -> Result<Option<ValueKin
         (_, DeValue::String(text)) if text.is_empty() => Ok(None),
         (Kind::Text, DeValue::String(text)) => Ok(Some(ValueKind::String(text.to_string()))),
         (Kind::Choice(_), DeValue::String(text)) => key.chosen(text).map(Some).map_err(at),
+        (Kind::Choice(words), DeValue::Integer(number)) if words.iter().any(|w| w.parse::<i64>().is_ok()) => {
+            key.chosen(number.as_str()).map(Some).map_err(at)
+        }
         (Kind::Flag, DeValue::Boolean(flag)) => Ok(Some(ValueKind::Boolean(*flag))),
         (Kind::Number { .. }, DeValue::Integer(number)) => {
             let number = i64::from_str_radix(number.as_str(), number.radix()).map_err(|_| at("the number is too large".into()))?;

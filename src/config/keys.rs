@@ -12,7 +12,7 @@ use super::raw;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
-    /// One of a few words.
+    /// One of a few words, of which some may be numbers.
     Choice(Vec<String>),
     Flag,
     Number {
@@ -145,7 +145,7 @@ fn read_section(schema: &Json, name: &str) -> Section {
 
 fn read_key(name: &str, property: &Json) -> Key {
     let kind = match (&property["enum"], property["type"].as_str()) {
-        (Json::Array(words), _) => Kind::Choice(words.iter().filter_map(Json::as_str).map(str::to_owned).collect()),
+        (Json::Array(words), _) => Kind::Choice(words.iter().map(|w| text_of(w).unwrap_or_else(|| w.to_string())).collect()),
         (_, Some("boolean")) => Kind::Flag,
         (_, Some("integer")) => {
             let bound = |key: &str, default| property[key].as_i64().unwrap_or(default);

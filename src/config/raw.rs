@@ -53,6 +53,43 @@ impl JsonSchema for SecretText {
     }
 }
 
+/// A number of streams, or `auto`.
+#[derive(Debug, Clone)]
+pub(super) struct RawStreams(pub(super) String);
+
+impl Default for RawStreams {
+    fn default() -> Self {
+        Self("1".into())
+    }
+}
+
+impl<'de> Deserialize<'de> for RawStreams {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self)
+    }
+}
+
+impl Serialize for RawStreams {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.parse::<u32>() {
+            Ok(number) => serializer.serialize_u32(number),
+            Err(_) => serializer.serialize_str(&self.0),
+        }
+    }
+}
+
+impl JsonSchema for RawStreams {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Streams".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "enum": [1, 2, 3, 4, 5, 6, "auto"] })
+    }
+}
+
 /// The configuration of Backstay. Every key is optional, an empty string counts as unset, and an unknown key is an error.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -258,10 +295,9 @@ pub(super) struct RawPostgres {
     pub databases: Vec<String>,
     /// Whether roles and tablespaces are backed up too. A user who may not read them gets a warning.
     pub globals: bool,
-    /// Streams of a dump.
-    #[schemars(range(min = 1),
-        extend("x-later" = "more than one stream of a dump is not in this version; remove the key or set it to 1"))]
-    pub jobs: u32,
+    /// Streams of a dump. With more than 1, big tables go into archives of their own, where there are any; `auto`: as many as gain
+    /// something, by the sizes of database and tables and by cores. A restore decides for itself.
+    pub jobs: RawStreams,
 }
 
 impl Default for RawPostgres {
@@ -279,7 +315,7 @@ impl Default for RawPostgres {
             sslkey: String::new(),
             databases: Vec::new(),
             globals: true,
-            jobs: 1,
+            jobs: RawStreams::default(),
         }
     }
 }

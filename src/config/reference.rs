@@ -63,12 +63,16 @@ fn kind(key: &Key) -> String {
     match &key.kind {
         Kind::Text if key.secret => "secret".into(),
         Kind::Text => "string".into(),
-        Kind::Choice(words) => words.iter().filter(|w| !w.is_empty()).map(|w| format!("`\"{w}\"`")).collect::<Vec<_>>().join(", "),
+        Kind::Choice(words) => words.iter().filter(|w| !w.is_empty()).map(|w| choice(w)).collect::<Vec<_>>().join(", "),
         Kind::Flag => "flag".into(),
         Kind::Number { .. } => "number".into(),
         Kind::List => "list".into(),
         Kind::Table => "table".into(),
     }
+}
+
+fn choice(word: &str) -> String {
+    if word.parse::<i64>().is_ok() { format!("`{word}`") } else { format!("`\"{word}\"`") }
 }
 
 fn default(key: &Key) -> String {

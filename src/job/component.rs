@@ -1,11 +1,14 @@
-//! One component's part in a run: its streams, one after the other, into the lanes.
+//! One component's part in a run: its streams into the lanes, one after the other, but those of one database side by side.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::transfer::Transfer;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use super::transfer::{Transfer, TransferError};
 use crate::chain::explain;
-use crate::component::{ComponentError, Notes, RunContext, Source};
-use crate::manifest::{Component, ComponentStatus, Facts, Kind};
+use crate::component::{Artifact, ComponentError, Notes, RunContext, Source};
+use crate::manifest::{self, Component, ComponentStatus, Facts, Kind};
 use crate::name::{ArtifactPath, ComponentName};
 
 /// A component's end, with every object that it has stored, whether it is in the manifest or not.
@@ -17,6 +20,8 @@ pub(super) struct Outcome {
 /// Reads `source` to its end and stores it in every open lane. `asked`: it was asked for by name, so that it may not be skipped.
 pub(super) async fn store(source: &dyn Source, transfer: Transfer, asked: bool) -> Outcome {
     let began = Instant::now();
+    // a stream that fails ends those beside it, and no other component
+    let transfer = Transfer { cancel: transfer.cancel.child_token(), ..transfer };
     let notes = Notes::default();
     let run = RunContext { cancel: transfer.cancel.clone(), notes: notes.clone() };
     let mut stored = Vec::new();
@@ -27,9 +32,9 @@ pub(super) async fn store(source: &dyn Source, transfer: Transfer, asked: bool) 
             () = transfer.cancel.cancelled() => Err(ComponentError::Cancelled),
         };
         let opened = opened.map_err(|e| (explain(&e, e.advice()), matches!(e, ComponentError::Absent(_)) && !asked))?;
-        for artifact in opened {
-            let artifact = transfer.run(artifact, &mut stored).await.map_err(|e| (explain(&e, e.advice()), false))?;
-            artifacts.push(artifact);
+        for group in groups(opened) {
+            let group = side_by_side(&transfer, group, &mut stored).await;
+            artifacts.extend(group.map_err(|e| (explain(&e, e.advice()), false))?);
         }
         Ok(())
     }
@@ -52,6 +57,46 @@ pub(super) async fn store(source: &dyn Source, transfer: Transfer, asked: bool) 
         }
     };
     Outcome { component, stored }
+}
+
+/// What may flow at once: consecutive artifacts of one database, which share its snapshot.
+fn groups(artifacts: Vec<Artifact>) -> Vec<Vec<Artifact>> {
+    let mut groups: Vec<Vec<Artifact>> = Vec::new();
+    for artifact in artifacts {
+        match groups.last_mut() {
+            Some(group) if artifact.database.is_some() && group[0].database == artifact.database => group.push(artifact),
+            _ => groups.push(vec![artifact]),
+        }
+    }
+    groups
+}
+
+/// Stores `group`, in its order. The first failure is the group's: it ends the others, each of which aborts its uploads.
+async fn side_by_side(
+    transfer: &Transfer,
+    group: Vec<Artifact>,
+    stored: &mut Vec<ArtifactPath>,
+) -> Result<Vec<manifest::Artifact>, TransferError> {
+    let mut running: FuturesUnordered<_> = (group.into_iter().enumerate())
+        .map(|(at, artifact)| async move {
+            let mut stored = Vec::new();
+            let result = transfer.run(artifact, &mut stored).await;
+            (at, result, stored)
+        })
+        .collect();
+    let mut done = BTreeMap::new();
+    let mut failure = None;
+    while let Some((at, result, paths)) = running.next().await {
+        stored.extend(paths);
+        match result {
+            Ok(artifact) => drop(done.insert(at, artifact)),
+            Err(error) => {
+                transfer.cancel.cancel();
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    failure.map_or_else(|| Ok(done.into_values().collect()), Err)
 }
 
 /// The record of a component that failed.

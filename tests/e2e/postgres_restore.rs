@@ -1,6 +1,7 @@
 //! Restores of PostgreSQL databases, onto servers in use.
 
 mod stored;
+mod streams;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -194,6 +194,14 @@ impl<R: AsyncRead + Unpin> Archive<R> {
         Ok((head, Self { input, at: At::Block, int_size }))
     }
 
+    /// What was read beyond the head, and the source, where the next bytes are; to be called before anything else is read.
+    pub fn into_rest(self) -> (Vec<u8>, R) {
+        let Input { source, mut buffer, start, end, .. } = self.input;
+        buffer.truncate(end);
+        buffer.drain(..start);
+        (buffer, source)
+    }
+
     /// The next block, after what is left of the one before it; `None` at the archive's end, where the source has ended too.
     ///
     /// # Errors

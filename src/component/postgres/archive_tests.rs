@@ -7,7 +7,8 @@ use tokio::io::ReadBuf;
 
 use super::*;
 
-struct Writer(BytesMut);
+/// What it writes, and the minor version.
+struct Writer(BytesMut, u8);
 
 impl Writer {
     fn number(&mut self, number: i64) -> &mut Self {
@@ -27,7 +28,7 @@ impl Writer {
     }
 
     fn head(minor: u8, entries: i64) -> Self {
-        let mut writer = Self(BytesMut::from(&b"PGDMP"[..]));
+        let mut writer = Self(BytesMut::from(&b"PGDMP"[..]), minor);
         writer.bytes(&[1, minor, 0, 4, 8, 1]);
         if minor >= 15 {
             writer.bytes(&[0])
@@ -41,11 +42,11 @@ impl Writer {
         writer
     }
 
-    fn entry(&mut self, minor: u8, id: i64, kind: &str, section: i64, tag: &[u8], defn: &str, copy: Option<&str>) -> &mut Self {
+    fn entry(&mut self, id: i64, kind: &str, section: i64, tag: &[u8], defn: &str, copy: Option<&str>) -> &mut Self {
         self.number(id).number(1).text(Some(b"1259")).text(Some(b"16400")).text(Some(tag)).text(Some(kind.as_bytes())).number(section);
         self.text(Some(defn.as_bytes())).text(Some(b"")).text(copy.map(str::as_bytes)).text(Some(b"public"));
         self.text(None).text(Some(b"heap"));
-        if minor >= 16 {
+        if self.1 >= 16 {
             self.number(i64::from(b'r'));
         }
         self.text(Some(b"owner")).text(Some(b"false")).text(Some(b"12")).text(None);
@@ -57,10 +58,10 @@ const ROWS: &[u8] = b"1\ta\n2\tb\n\\.\n\n\n";
 
 fn sample(minor: u8) -> Vec<u8> {
     let mut w = Writer::head(minor, 4);
-    w.entry(minor, 1, "ENCODING", 2, b"ENCODING", "SET client_encoding = 'LATIN1';\n", None);
-    w.entry(minor, 5, "ACL", 1, b"TABLE t", "GRANT", None);
-    w.entry(minor, 7, "TABLE DATA", 3, b"t", "", Some("COPY \"public\".\"t\" (\"a\") FROM stdin;\n"));
-    w.entry(minor, 9, "BLOBS", 3, b"BLOBS", "", None);
+    w.entry(1, "ENCODING", 2, b"ENCODING", "SET client_encoding = 'LATIN1';\n", None);
+    w.entry(5, "ACL", 1, b"TABLE t", "GRANT", None);
+    w.entry(7, "TABLE DATA", 3, b"t", "", Some("COPY \"public\".\"t\" (\"a\") FROM stdin;\n"));
+    w.entry(9, "BLOBS", 3, b"BLOBS", "", None);
     w.bytes(&[DATA]).number(7);
     for row in ROWS.split_inclusive(|b| *b == b'\n') {
         w.number(row.len() as i64).bytes(row);
@@ -139,7 +140,7 @@ async fn data_that_is_missing_foreign_or_there_twice_is_an_error() {
     let error = walk(&head.raw[..]).await.expect_err("no data");
     assert!(error.to_string().contains("2 entries, such as TABLE DATA t"), "{error}");
     for id in [7, 8] {
-        let mut more = Writer(BytesMut::from(&bytes[..]));
+        let mut more = Writer(BytesMut::from(&bytes[..]), 14);
         more.bytes(&[DATA]).number(id).number(0);
         assert!(matches!(walk(&more.0[..]).await, Err(ArchiveError::Malformed(_))), "{id}");
     }
@@ -166,7 +167,7 @@ async fn hostile_bytes_are_an_error_and_cost_no_memory() {
 #[tokio::test]
 async fn names_of_another_encoding_are_told() {
     let mut w = Writer::head(15, 1);
-    w.entry(15, 1, "TABLE", 2, b"caf\xe9", "", None);
+    w.entry(1, "TABLE", 2, b"caf\xe9", "", None);
     let (head, _) = Archive::open(&w.0[..]).await.expect("an archive");
     assert!(head.lossy);
 }

@@ -42,7 +42,7 @@ pub struct Pass<'a> {
 
 impl Contents {
     /// # Errors
-    /// [`RestoreError::Empty`], [`RestoreError::Nameless`].
+    /// [`RestoreError::Empty`], [`RestoreError::Nameless`], [`RestoreError::Archives`], [`RestoreError::Lacks`].
     pub fn of(part: &Component) -> Result<Self, RestoreError> {
         let mut recorded = facts::databases(&part.facts).unwrap_or_default();
         let mut archives: BTreeMap<&str, (Vec<&Artifact>, Vec<&Artifact>)> = BTreeMap::new();
@@ -55,6 +55,12 @@ impl Contents {
         for (name, (main, data)) in archives {
             let [main] = main[..] else { return Err(RestoreError::Archives(name.to_owned())) };
             let facts = recorded.remove(name).unwrap_or_default();
+            let has = |archive: &str| {
+                data.iter().any(|a| a.path.file().strip_prefix(archive).is_some_and(|s| s.is_empty() || s.starts_with('.')))
+            };
+            if let Some(split) = facts.split.iter().find(|split| !has(&split.archive)) {
+                return Err(RestoreError::Lacks { database: name.to_owned(), archive: split.archive.clone() });
+            }
             databases.push(DatabaseContents {
                 name: name.to_owned(),
                 facts,
@@ -169,6 +175,16 @@ mod tests {
         let passes: Vec<_> =
             contents.databases[0].passes().iter().map(|p| format!("{} {}", p.artifact.path.file(), p.sections.join(" "))).collect();
         assert_eq!(passes, ["a.dump.gz pre-data data", "a.data-1.dump.gz data", "a.data-2.dump.gz data", "a.dump.gz post-data"]);
+    }
+
+    #[test]
+    fn an_archive_of_rows_that_is_recorded_must_be_there() {
+        let file = |file: &str| artifact(file, Format::PgCustom, Some("a"));
+        let facts = serde_json::json!({"a": {"split": [{"archive": "a.data-1.dump"}, {"archive": "a.data-2.dump"}]}});
+        let of = |files: &[&str]| Contents::of(&component(files.iter().map(|f| file(f)).collect(), &[(facts::DATABASES, facts.clone())]));
+        assert!(of(&["a.dump.gz", "a.data-1.dump.gz", "a.data-2.dump.gz"]).is_ok());
+        let error = of(&["a.dump.gz", "a.data-1.dump.gz"]).expect_err("rows are missing").to_string();
+        assert!(error.contains("a.data-2.dump"), "{error}");
     }
 
     #[test]

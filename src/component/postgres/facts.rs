@@ -71,6 +71,20 @@ pub struct DatabaseFacts {
     /// Version of the archive's format, such as `1.14`: an older `pg_restore` may not read it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub archive_version: Option<String>,
+    /// The archives of rows beside the main one, which has everything else; empty where the main one has all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub split: Vec<Split>,
+}
+
+/// An archive that holds the rows of some tables, and is loaded (`--section=data`) after the pre-data section of the main one and before
+/// its post-data section, in any order with the main one's rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Split {
+    /// File name without the suffix of the compression: `app.data-1.dump`.
+    pub archive: String,
+    /// Quoted, with their schemas.
+    pub tables: Vec<String>,
 }
 
 /// One row of `pg_db_role_setting`.

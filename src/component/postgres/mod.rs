@@ -22,6 +22,7 @@ mod dump;
 mod dumpall;
 pub mod facts;
 mod globals;
+mod group;
 mod helper;
 mod inspect;
 mod load;
@@ -39,6 +40,7 @@ mod snapshot;
 mod source;
 mod sql;
 mod staged;
+mod streams;
 mod swap;
 mod tls;
 mod workload;
@@ -116,6 +118,17 @@ pub enum PostgresError {
     },
     #[error("dump database `{database}`: pg_dump wrote nothing")]
     NothingDumped { database: String },
+    #[error("dump database `{database}`: a stream of pg_dump begins as no archive")]
+    Head {
+        database: String,
+        #[source]
+        source: archive::ArchiveError,
+    },
+    /// `table`: quoted, with its schema.
+    #[error("dump database `{database}` in several streams: the rows of {table} are not in the one archive where they should be")]
+    Split { database: String, table: String },
+    #[error("dump database `{database}`: another of its streams failed")]
+    Together { database: String },
     #[error(transparent)]
     Restore(#[from] restore_error::RestoreError),
     #[error(transparent)]
@@ -143,6 +156,7 @@ impl PostgresError {
                 Some(format!("Install the PostgreSQL {server} client programs, so that the backup can be restored to this server."))
             }
             Self::Pooler { .. } => Some("Point the component at the PostgreSQL server itself, or at a pool with session pooling.".into()),
+            Self::Split { .. } => Some("Set `jobs` of this component to 1, and report it.".into()),
             Self::NoDatabase { .. } => Some("Correct `databases`, or use [\"*\"] for all of them.".into()),
             Self::Locked { .. } => {
                 Some("Run the backup when no migration or VACUUM FULL runs, or end the process that holds the lock.".into())
@@ -192,8 +206,22 @@ pub struct PostgresOptions {
     pub databases: Vec<String>,
     /// Roles and tablespaces too.
     pub globals: bool,
-    /// Streams of a dump.
-    pub jobs: NonZeroU32,
+    pub jobs: Jobs,
+}
+
+/// Streams of a dump of one database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Jobs {
+    /// At most so many.
+    Number(NonZeroU32),
+    /// As many as gain something.
+    Auto,
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        Self::Number(NonZeroU32::MIN)
+    }
 }
 
 impl PostgresOptions {
@@ -213,7 +241,7 @@ impl PostgresOptions {
             sslkey: None,
             databases: Vec::new(),
             globals: true,
-            jobs: NonZeroU32::MIN,
+            jobs: Jobs::default(),
         }
     }
 }

@@ -16,6 +16,8 @@ pub enum RestoreError {
     Nameless(String),
     #[error("the backup does not hold exactly one archive with the schema of database \"{0}\"")]
     Archives(String),
+    #[error("the backup of database \"{database}\" lacks the archive `{archive}`, which holds the rows of some tables")]
+    Lacks { database: String, archive: String },
     /// `why` never repeats the destination: it may hold a password.
     #[error("destination of the restore: {0}")]
     Destination(String),

@@ -89,6 +89,11 @@ impl Snapshot {
         &self.id
     }
 
+    /// The session that holds it, which sees what the snapshot shows.
+    pub(super) fn exporter(&self) -> &Client {
+        &self.exporter
+    }
+
     /// The moment of the snapshot, by the server's clock.
     pub fn taken(&self) -> DateTime<Utc> {
         self.taken

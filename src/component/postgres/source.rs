@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
@@ -16,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 use super::binaries::{Binary, TRANSACTION_TIMEOUT, Tool};
 use super::connect::Endpoint;
 use super::dump::Dump;
-use super::facts::{self, DatabaseFacts, Databases};
+use super::facts::{self, DatabaseFacts, Databases, Split};
+use super::group::Group;
 use super::server::{self, Database, Server};
 use super::snapshot::Patience;
-use super::{PostgresError, PostgresOptions, dumpall, helper};
+use super::streams::Sizes;
+use super::{Jobs, PostgresError, PostgresOptions, dumpall, helper, query};
 use crate::component::{Artifact, ByteStream, ComponentError, Notes, RunContext, Source};
 use crate::manifest::{Facts, Format, Kind};
 use crate::name::{ComponentName, file_stem};
@@ -65,6 +68,29 @@ impl PostgresSource {
         };
         let Selection { databases, skipped } = select(&wanted, server::databases(&client).await?)?;
         Ok(Survey { endpoint, server, pg_dump, databases, skipped })
+    }
+
+    /// About how many bytes each archive of the endpoint's database but the main one will hold. A database that cannot be entered fails
+    /// when its turn comes.
+    async fn shares(&self, endpoint: &Endpoint, stems: &[String]) -> Vec<u64> {
+        if self.options.jobs == Jobs::default() {
+            return Vec::new();
+        }
+        let asked = async { Sizes::ask(&endpoint.connect(None).await?).await.map_err(query("ask for the sizes of the tables")) };
+        let sizes = match asked.await {
+            Ok(sizes) => sizes,
+            Err(error) => {
+                tracing::debug!(%error, database = endpoint.database(), "not split");
+                return Vec::new();
+            }
+        };
+        let archives = sizes.archives(self.options.jobs, std::thread::available_parallelism().map_or(1, usize::from));
+        let stem = file_stem(endpoint.database());
+        // a database that is called like one of our archives keeps its file
+        if (1..archives).any(|at| stems.contains(&data_stem(&stem, at))) {
+            return Vec::new();
+        }
+        sizes.pack(archives).iter().map(|share| share.iter().map(|table| table.bytes).sum()).collect()
     }
 
     /// Connects to the endpoint's database. Where none was configured, its name is a guess (the user's), so that a server whose
@@ -190,9 +216,13 @@ impl Source for PostgresSource {
             pg_dump: survey.pg_dump,
             patience: self.patience,
             run: run.clone(),
-            databases: Mutex::new(survey.databases.clone()),
+            databases: std::sync::Mutex::new(survey.databases.clone()),
         });
-        artifacts.extend(survey.databases.into_iter().map(|(name, facts)| dump(&job, name, &facts)));
+        let stems: Vec<String> = survey.databases.keys().map(|name| file_stem(name)).collect();
+        for (name, facts) in survey.databases {
+            let shares = self.shares(&job.endpoint.with_database(&name), &stems).await;
+            artifacts.extend(dump(&job, name, &facts, shares));
+        }
         Ok(artifacts)
     }
 }
@@ -225,27 +255,59 @@ struct Job {
     patience: Patience,
     run: RunContext,
     /// As they stand in the facts; each dump adds what it learns.
-    databases: Mutex<Databases>,
+    databases: std::sync::Mutex<Databases>,
 }
 
-fn dump(job: &Arc<Job>, database: String, facts: &DatabaseFacts) -> Artifact {
-    let job = Arc::clone(job);
-    Artifact {
-        file: format!("{}.dump", file_stem(&database)),
-        format: Format::PgCustom,
-        database: Some(database.clone()),
-        estimate: facts.size_bytes,
-        open: Box::pin(async move {
-            let endpoint = job.endpoint.with_database(&database);
-            let dump = Dump::start(&endpoint, &job.pg_dump, &job.patience, &job.run.notes, &job.run.cancel).await?;
-            let mut databases = job.databases.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(facts) = databases.get_mut(&database) {
-                facts.snapshot = Some(dump.taken);
-                facts.archive_version.clone_from(&dump.archive_version);
-            }
-            job.run.notes.fact(facts::DATABASES, json!(*databases));
-            Ok(Box::new(dump) as ByteStream)
-        }),
+fn data_stem(stem: &str, at: usize) -> String {
+    format!("{stem}.data-{at}")
+}
+
+/// The archives of one database, the main one first; `shares` are the sizes of the others.
+fn dump(job: &Arc<Job>, database: String, facts: &DatabaseFacts, shares: Vec<u64>) -> Vec<Artifact> {
+    let stem = file_stem(&database);
+    let rest = facts.size_bytes.map(|size| size.saturating_sub(shares.iter().sum()));
+    let files: Vec<String> = (1..=shares.len()).map(|at| format!("{}.dump", data_stem(&stem, at))).collect();
+    let group = Arc::new(Group {
+        endpoint: job.endpoint.with_database(&database),
+        pg_dump: job.pg_dump.clone(),
+        patience: job.patience,
+        notes: job.run.notes.clone(),
+        cancel: job.run.cancel.clone(),
+        archives: 1 + shares.len(),
+        state: Mutex::default(),
+    });
+    let main = (format!("{stem}.dump"), rest);
+    let all = std::iter::once(main).chain(files.iter().cloned().zip(shares.into_iter().map(Some)));
+    let artifact = |(at, (file, estimate))| {
+        let (job, group, database, files) = (Arc::clone(job), Arc::clone(&group), database.clone(), files.clone());
+        Artifact {
+            file,
+            format: Format::PgCustom,
+            database: Some(database.clone()),
+            estimate,
+            open: Box::pin(async move {
+                let (dump, tables) = group.take(at).await?;
+                if let Some(tables) = tables {
+                    let split = files.into_iter().zip(tables).map(|(archive, tables)| Split { archive, tables }).collect();
+                    job.began(&database, &dump, split);
+                }
+                Ok(Box::new(dump) as ByteStream)
+            }),
+        }
+    };
+    all.enumerate().map(artifact).collect()
+}
+
+impl Job {
+    /// Adds to the facts what is known once a dump has begun.
+    fn began(&self, database: &str, dump: &Dump, split: Vec<Split>) {
+        let mut databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(facts) = databases.get_mut(database) {
+            facts.snapshot = Some(dump.taken);
+            facts.archive_version.clone_from(&dump.archive_version);
+            facts.split = split;
+        }
+        self.run.notes.fact(facts::DATABASES, json!(*databases));
     }
 }
 

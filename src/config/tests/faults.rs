@@ -16,6 +16,16 @@ fn check_env(variable: &str, value: &str, fault: &str) {
 }
 
 #[test]
+fn streams_are_a_number_that_memory_has_room_for_or_auto() {
+    for value in ["1", "6", "\"4\"", "\"auto\"", "\"\""] {
+        settings(&format!("[postgres.a]\njobs = {value}\n"), &[]);
+    }
+    check("[postgres.a]\njobs = 7\n", "2:8: postgres.a.jobs: `7` is not one of `1`, `2`, `3`, `4`, `5`, `6`, `auto`");
+    check("[postgres.a]\njobs = 0\n", "2:8: postgres.a.jobs: `0` is not one of `1`, `2`, `3`, `4`, `5`, `6`, `auto`");
+    check("[postgres.a]\njobs = \"many\"\n", "2:8: postgres.a.jobs: `many` is not one of `1`, `2`, `3`, `4`, `5`, `6`, `auto`");
+}
+
+#[test]
 fn an_unknown_key_or_section_is_told_with_what_was_probably_meant() {
     check("[jobs.default]\nshedule = \"@daily\"\n", "2:1: jobs.default.shedule: unknown key (did you mean `schedule`?)");
     check("[jobs.default]\nkeep_dayly = 7\n", "2:1: jobs.default.keep_dayly: unknown key (did you mean `keep_daily`?)");
@@ -278,10 +288,6 @@ fn what_this_version_would_ignore_is_refused_and_harmless_without_a_value() {
     check(
         "[targets.a]\nurl = \"s3://b\"\n[targets.a.web_identity]\nrole = \"r\"\n",
         "3:1: targets.a.web_identity: web identity is not in this version; use access_key_id and secret_access_key",
-    );
-    check(
-        "[postgres.a]\njobs = 4\n",
-        "2:8: postgres.a.jobs: more than one stream of a dump is not in this version; remove the key or set it to 1",
     );
     check_env(
         "BACKSTAY__ENCRYPTION__RECIPIENTS",

@@ -80,7 +80,13 @@ impl Stored {
 
     /// Flips a bit of the first byte of `text` in the archive of `database`: rows that pg_restore takes without a word.
     pub fn flip(&mut self, database: &str, text: &str) {
-        let object = self.objects.get_mut(&self.path(database)).expect("there");
+        let path = self.path(database);
+        self.flip_in(path.file(), text);
+    }
+
+    /// As [`Self::flip`], in the archive of that name.
+    pub fn flip_in(&mut self, file: &str, text: &str) {
+        let object = self.objects.iter_mut().find(|(path, _)| path.file() == file).expect("there").1;
         let mut bytes = object.to_vec();
         let at = bytes.windows(text.len()).position(|w| w == text.as_bytes()).expect("the text is in the archive");
         bytes[at] ^= 1;
