@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags, RawDir, SeekFrom, Stat, fstat, openat, seek};
 use rustix::io::Errno;
@@ -26,7 +27,7 @@ pub struct Ladder<T> {
 }
 
 struct Step<T> {
-    handle: Option<OwnedFd>,
+    handle: Option<Arc<OwnedFd>>,
     identity: Identity,
     value: T,
 }
@@ -36,7 +37,7 @@ impl<T> Ladder<T> {
     /// When `root` cannot be asked for its identity.
     pub fn new(root: OwnedFd, value: T) -> Result<Self, Errno> {
         let identity = identity(&fstat(&root)?);
-        Ok(Self { steps: vec![Step { handle: Some(root), identity, value }] })
+        Ok(Self { steps: vec![Step { handle: Some(Arc::new(root)), identity, value }] })
     }
 
     /// Directories below the root.
@@ -47,6 +48,11 @@ impl<T> Ladder<T> {
     /// The directory at the bottom.
     pub fn handle(&self) -> BorrowedFd<'_> {
         self.last().handle.as_ref().expect("the last step is open").as_fd()
+    }
+
+    /// The directory at the bottom, for whoever needs it open for longer than the ladder does.
+    pub fn shared(&self) -> Arc<OwnedFd> {
+        Arc::clone(self.last().handle.as_ref().expect("the last step is open"))
     }
 
     pub fn root(&self) -> BorrowedFd<'_> {
@@ -63,7 +69,7 @@ impl<T> Ladder<T> {
 
     /// Goes down into `directory`, a child of the last one.
     pub fn push(&mut self, directory: OwnedFd, identity: Identity, value: T) {
-        self.steps.push(Step { handle: Some(directory), identity, value });
+        self.steps.push(Step { handle: Some(Arc::new(directory)), identity, value });
         if let Some(far) = self.steps.len().checked_sub(OPEN).filter(|far| *far > 0) {
             self.steps[far].handle = None;
         }
@@ -73,7 +79,7 @@ impl<T> Ladder<T> {
     ///
     /// # Errors
     /// `ESTALE` when the directory above is no longer the one that led down.
-    pub fn pop(&mut self) -> Result<Option<(OwnedFd, T)>, Errno> {
+    pub fn pop(&mut self) -> Result<Option<(Arc<OwnedFd>, T)>, Errno> {
         if self.steps.len() == 1 {
             return Ok(None);
         }
@@ -85,7 +91,7 @@ impl<T> Ladder<T> {
             if identity(&fstat(&handle)?) != parent.identity {
                 return Err(Errno::STALE);
             }
-            parent.handle = Some(handle);
+            parent.handle = Some(Arc::new(handle));
         }
         Ok(Some((child, step.value)))
     }
@@ -99,15 +105,16 @@ impl<T> Ladder<T> {
 #[derive(Debug, Default)]
 pub struct Names {
     bytes: Vec<u8>,
-    /// Where a name begins in `bytes` (it ends in NUL), and its type if the file system told it; in descending order.
-    entries: Vec<(usize, FileType)>,
+    /// Where a name begins in `bytes` (it ends in NUL), and its type if the file system told it; in descending order. Narrow numbers, since a
+    /// directory may have millions of names.
+    entries: Vec<(u32, FileType)>,
 }
 
 impl Names {
     /// Reads a whole directory.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// What the kernel says; `EOVERFLOW` for a directory whose names take more than 4 GiB.
     pub fn read(directory: BorrowedFd<'_>) -> Result<Self, Errno> {
         // the handle may have been read before
         seek(directory, SeekFrom::Start(0))?;
@@ -118,12 +125,15 @@ impl Names {
             let entry = entry?;
             let name = entry.file_name().to_bytes_with_nul();
             if name != b".\0" && name != b"..\0" {
-                names.entries.push((names.bytes.len(), entry.file_type()));
+                let at = u32::try_from(names.bytes.len()).map_err(|_| Errno::OVERFLOW)?;
+                names.entries.push((at, entry.file_type()));
                 names.bytes.extend_from_slice(name);
             }
         }
         let Self { bytes, entries } = &mut names;
-        entries.sort_unstable_by(|a, b| name_at(bytes, b.0).cmp(name_at(bytes, a.0)));
+        // two names differ before either's NUL has been passed, so that their ends need not be looked for
+        let from = |at: u32| usize::try_from(at).map_or(&[][..], |at| &bytes[at..]);
+        entries.sort_unstable_by(|a, b| from(b.0).cmp(from(a.0)));
         Ok(names)
     }
 
@@ -133,6 +143,6 @@ impl Names {
     }
 }
 
-fn name_at(bytes: &[u8], at: usize) -> &CStr {
-    CStr::from_bytes_until_nul(&bytes[at..]).unwrap_or_default()
+fn name_at(bytes: &[u8], at: u32) -> &CStr {
+    usize::try_from(at).ok().and_then(|at| CStr::from_bytes_until_nul(&bytes[at..]).ok()).unwrap_or_default()
 }

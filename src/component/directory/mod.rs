@@ -15,8 +15,10 @@ use thiserror::Error;
 
 use crate::name::ComponentName;
 
+mod ahead;
 mod archive;
 mod attributes;
+mod cache;
 mod followed;
 mod ladder;
 mod links;
@@ -24,7 +26,9 @@ mod owners;
 mod pipe;
 mod place;
 mod restorer;
+mod scout;
 mod sides;
+mod small;
 mod source;
 mod sparse;
 mod swap;

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::ffi::CString;
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
@@ -24,7 +24,6 @@ use super::warnings::Warnings;
 
 /// Longest name of a single entry that any file system of Linux takes, in bytes.
 const NAME_MAX: usize = 255;
-const BUFFER: usize = 256 << 10;
 
 /// What was unpacked.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -59,14 +58,13 @@ struct Unpacker {
     unpacked: Unpacked,
     /// Devices that only root may create: links to them cannot be made either.
     skipped: HashSet<Vec<u8>>,
-    buffer: Vec<u8>,
 }
 
 /// Unpacks the whole stream into `staging`, an empty directory, and writes it through to the disk.
 ///
 /// # Errors
 /// [`DirectoryError`]; what was unpacked so far is the caller's to remove.
-pub fn unpack(stream: impl Read, staging: OwnedFd, cancel: &CancellationToken) -> Result<(Unpacked, Vec<String>), DirectoryError> {
+pub fn unpack(stream: impl BufRead, staging: OwnedFd, cancel: &CancellationToken) -> Result<(Unpacked, Vec<String>), DirectoryError> {
     let failed = |error: Errno| DirectoryError::Write { path: ".".to_owned(), source: error.into() };
     let handle = staging.try_clone().map_err(|source| DirectoryError::Write { path: ".".to_owned(), source })?;
     let mut unpacker = Unpacker {
@@ -76,7 +74,6 @@ pub fn unpack(stream: impl Read, staging: OwnedFd, cancel: &CancellationToken) -
         warnings: Warnings::default(),
         unpacked: Unpacked::default(),
         skipped: HashSet::new(),
-        buffer: vec![0; BUFFER],
     };
     let mut reader = Reader::new(stream);
     while let Some(member) = reader.next_member().map_err(DirectoryError::Archive)? {
@@ -130,7 +127,7 @@ fn descend(from: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
 }
 
 impl Unpacker {
-    fn member<R: Read>(&mut self, member: Member, reader: &mut Reader<R>) -> Result<(), DirectoryError> {
+    fn member<R: BufRead>(&mut self, member: Member, reader: &mut Reader<R>) -> Result<(), DirectoryError> {
         self.unpacked.entries += 1;
         if member.path.is_empty() {
             if member.kind != MemberKind::Directory || self.root.is_some() {
@@ -205,7 +202,7 @@ impl Unpacker {
         Ok(())
     }
 
-    fn file<R: Read>(
+    fn file<R: BufRead>(
         &mut self,
         name: &CString,
         member: &Member,
@@ -214,16 +211,19 @@ impl Unpacker {
         reader: &mut Reader<R>,
     ) -> Result<(), DirectoryError> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(self.ladder.handle(), name, flags, Mode::RUSR | Mode::WUSR).map_err(|e| created(&member.path, e))?;
+        // nobody else may enter the staging directory, so that the mode may be there from the first; what it lacks is added at the end
+        let mode = Mode::from_raw_mode(member.mode & 0o777) | Mode::RUSR | Mode::WUSR;
+        let file = openat(self.ladder.handle(), name, flags, mode).map_err(|e| created(&member.path, e))?;
         if matches!(member.kind, MemberKind::Sparse { .. }) {
             ftruncate(&file, size).map_err(|e| write_error(&member.path, e))?;
         }
         for (offset, length) in extents {
             let mut done = 0;
             while done < *length {
-                let want = usize::try_from(length - done).map_or(BUFFER, |left| left.min(BUFFER));
-                let got = reader.read_data(&mut self.buffer[..want]).map_err(DirectoryError::Archive)?;
-                write_at(file.as_fd(), &self.buffer[..got], offset + done).map_err(|e| write_error(&member.path, e))?;
+                let data = reader.data().map_err(DirectoryError::Archive)?;
+                let got = usize::try_from(length - done).map_or(data.len(), |left| left.min(data.len()));
+                write_at(file.as_fd(), &data[..got], offset + done).map_err(|e| write_error(&member.path, e))?;
+                reader.consume(got);
                 done += got as u64;
             }
             self.unpacked.bytes += length;
@@ -278,12 +278,13 @@ impl Unpacker {
     fn dress(&mut self, subject: Subject<'_>, member: &Member) -> Result<(), DirectoryError> {
         let failed = |error| write_error(&member.path, error);
         let (uid, gid) = (Some(Uid::from_raw(member.uid)), Some(Gid::from_raw(member.gid)));
-        let owned = match subject {
+        let (owned, created_with) = match subject {
             Subject::Open(file) => {
                 let stat = fstat(file).map_err(failed)?;
-                if (stat.st_uid, stat.st_gid) == (member.uid, member.gid) { Ok(()) } else { fchown(file, uid, gid) }
+                let owned = if (stat.st_uid, stat.st_gid) == (member.uid, member.gid) { Ok(()) } else { fchown(file, uid, gid) };
+                (owned, Some(stat.st_mode & 0o7777))
             }
-            Subject::Named(directory, name) => chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW),
+            Subject::Named(directory, name) => (chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW), None),
         };
         let mut mode = member.mode;
         match owned {
@@ -311,10 +312,14 @@ impl Unpacker {
                 Err(error) => return Err(failed(error)),
             }
         }
+        // most files got theirs when they were created
+        let has_mode = member.xattrs.is_empty() && created_with == Some(mode);
         let (mode, times) = (Mode::from_raw_mode(mode), times(member.modified));
         match subject {
             Subject::Open(file) => {
-                fchmod(file, mode).map_err(failed)?;
+                if !has_mode {
+                    fchmod(file, mode).map_err(failed)?;
+                }
                 futimens(file, &times).map_err(failed)
             }
             Subject::Named(directory, name) => {

@@ -1,4 +1,8 @@
-//! Walks a tree and writes it as an archive: sorted, by directory handles, each file opened once.
+//! Walks a tree and writes it as an archive: sorted, by directory handles, each file opened once, small ones read ahead.
+//!
+//! ```text
+//! Scout (what comes next) → Ahead (threads that read small files) → Walk (in order) → PipeWriter
+//! ```
 //!
 //! Invariant: what a header announced is what follows it, whatever happens to the file meanwhile; a file that changed is named in a warning.
 
@@ -6,26 +10,28 @@ use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
 
 use ignore::gitignore::Gitignore;
-use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, Stat, fadvise, fstat, major, minor, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, FileType, Stat, fstat, major, minor, readlinkat, statat};
 use rustix::io::{Errno, pread};
 
-use super::archive::{Member, MemberKind, Time, padding, shown, write};
+use super::ahead::{Ahead, Died, THREADS};
+use super::archive::{Member, MemberKind, padding, shown, write};
 use super::attributes::{AttributeReader, Subject};
-use super::followed::{FOLLOWED, followed};
-use super::ladder::{DIRECTORY, Ladder, Names, identity};
+use super::cache::Cache;
+use super::ladder::{DIRECTORY, identity};
 use super::links::Links;
 use super::owners::Owners;
 use super::pipe::PipeWriter;
 use super::place::is_own;
+use super::scout::{Directory, Found, Scout, What, excluded, last, open_quietly, resolve};
+use super::small::{AT_HAND, Batch, Change, FILE, Outcome, Shared, SmallFiles, describe};
 use super::trouble::{Halt, Trouble};
 use super::warnings::Warnings;
 use super::{DirectoryError, sparse};
-
-/// From this size on the page cache is told what to expect, in bytes.
-const LARGE: u64 = 1 << 20;
 
 /// Names that a fact lists.
 const LISTED: usize = 100;
@@ -50,21 +56,13 @@ pub struct Tally {
     pub followed: Option<String>,
 }
 
-/// A directory on the way down.
-struct Frame {
-    names: Names,
-    /// Length of its path, with the slash after it.
-    path: usize,
-    device: u64,
-}
-
 /// A walk under way.
 pub struct Walk {
     root: PathBuf,
-    exclude: Gitignore,
+    exclude: Arc<Gitignore>,
     skip_unreadable: bool,
     out: PipeWriter,
-    owners: Owners,
+    shared: Arc<Shared>,
     links: Links,
     attributes: AttributeReader,
     tally: Tally,
@@ -79,10 +77,10 @@ impl Walk {
     pub fn new(root: PathBuf, exclude: Gitignore, skip_unreadable: bool, out: PipeWriter) -> Self {
         Self {
             root,
-            exclude,
+            exclude: Arc::new(exclude),
             skip_unreadable,
             out,
-            owners: Owners::of_system(),
+            shared: Arc::new(Shared { owners: Owners::of_system(), cache: Cache::default() }),
             links: Links::default(),
             attributes: AttributeReader::default(),
             tally: Tally::default(),
@@ -99,95 +97,147 @@ impl Walk {
     }
 
     fn tree(&mut self, root: OwnedFd) -> Result<(), Halt> {
-        let stat = fstat(&root).map_err(|e| self.failed(e))?;
-        let member = self.member(&stat, MemberKind::Directory, Subject::Open(root.as_fd())).map_err(|e| self.failed(e))?;
-        self.emit(&member)?;
-        self.tally.directories += 1;
-        let names = Names::read(root.as_fd()).map_err(|e| self.failed(e))?;
-        let frame = Frame { names, path: 0, device: stat.st_dev };
-        let mut ladder = Ladder::new(root, frame).map_err(|e| self.failed(e))?;
-        loop {
-            self.out.check()?;
-            self.path.truncate(ladder.value().path);
-            if let Some((name, kind)) = ladder.value_mut().names.take_next() {
-                let name = name.to_owned();
-                self.path.extend_from_slice(name.to_bytes());
-                self.entry(&mut ladder, name, kind)?;
-            } else if ladder.pop().map_err(|e| self.failed(e))?.is_none() {
-                break;
-            }
-        }
+        let ahead = Ahead::new(Scout::new(root, Arc::clone(&self.exclude)));
+        let result = thread::scope(|scope| {
+            // threads are joined when the scope ends, also by a panic: they must be told before
+            let close = Close(&ahead);
+            let start = || {
+                let shared = Arc::clone(&self.shared);
+                thread::Builder::new().name("read-ahead".to_owned()).spawn_scoped(scope, || ahead.read_ahead(shared))
+            };
+            // as many as the system allows; the walk does what nobody does for it
+            let threads: Vec<_> = (0..THREADS).map_while(|_| start().ok()).collect();
+            let result = self.batches(&ahead);
+            drop(close);
+            if threads.into_iter().any(|thread| thread.join().is_err()) { Err(self.died()) } else { result }
+        });
+        result?;
         let end = write::end(self.out.written());
         Ok(self.out.write(&end)?)
     }
 
-    fn entry(&mut self, ladder: &mut Ladder<Frame>, name: CString, listed: FileType) -> Result<(), Halt> {
-        let mut kind = listed;
-        // an entry may be replaced by one of another type between listing and opening; one that goes on doing so is unreadable
-        for _ in 0..4 {
-            match self.try_entry(ladder, &name, kind) {
-                Ok(()) => return Ok(()),
-                Err(Trouble::Halt(halt)) => return Err(halt),
-                Err(Trouble::Vanished) => {
-                    let path = shown(&self.path);
-                    self.warnings
-                        .add("vanished while the directory was read", || format!("`{path}` vanished while the directory was read"));
-                    return Ok(());
-                }
-                Err(Trouble::Unreadable(error)) => return self.unreadable(error),
-                Err(Trouble::Changed) => kind = FileType::Unknown,
-            }
+    fn batches(&mut self, ahead: &Ahead) -> Result<(), Halt> {
+        let mut files = SmallFiles::new(Arc::clone(&self.shared), AT_HAND);
+        while let Some(batch) = ahead.next(&mut files).map_err(|Died| self.died())? {
+            self.batch(batch)?;
         }
-        self.unreadable(Errno::AGAIN)
-    }
-
-    fn try_entry(&mut self, ladder: &mut Ladder<Frame>, name: &CStr, listed: FileType) -> Result<(), Trouble> {
-        let mut kind = listed;
-        if kind == FileType::Unknown {
-            kind = FileType::from_raw_mode(statat(ladder.handle(), name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode);
-        }
-        if self.exclude.matched(Path::new(OsStr::from_bytes(&self.path)), kind == FileType::Directory).is_ignore() {
-            self.tally.excluded += 1;
-            return Ok(());
-        }
-        if ladder.depth() == 0 && is_own(OsStr::from_bytes(name.to_bytes())) {
-            let path = shown(&self.path);
-            self.warnings.add("left from a restore", || format!("`{path}` is left from a restore; it is stored like everything else"));
-        }
-        match kind {
-            FileType::RegularFile => self.file(ladder.handle(), name),
-            FileType::Directory => {
-                let directory = open_quietly(ladder.handle(), name, DIRECTORY)?;
-                self.directory(ladder, directory)
-            }
-            FileType::Symlink if ladder.depth() == 0 && name == FOLLOWED => match followed(ladder.root(), name) {
-                Some((directory, target)) => {
-                    self.tally.followed = Some(format!("{} -> {}", shown(name.to_bytes()), shown(&target)));
-                    self.directory(ladder, directory)
-                }
-                None => self.special(ladder.handle(), name),
-            },
-            _ => self.special(ladder.handle(), name),
-        }
-    }
-
-    fn directory(&mut self, ladder: &mut Ladder<Frame>, directory: OwnedFd) -> Result<(), Trouble> {
-        let stat = fstat(&directory)?;
-        let member = self.member(&stat, MemberKind::Directory, Subject::Open(directory.as_fd()))?;
-        let names = Names::read(directory.as_fd())?;
-        self.emit(&member)?;
-        self.tally.directories += 1;
-        if stat.st_dev != ladder.value().device && self.tally.mounts.len() < LISTED {
-            self.tally.mounts.push(shown(&self.path));
-        }
-        self.path.push(b'/');
-        ladder.push(directory, identity(&stat), Frame { names, path: self.path.len(), device: stat.st_dev });
         Ok(())
     }
 
+    fn batch(&mut self, batch: Batch) -> Result<(), Halt> {
+        let mut sent = 0;
+        for (found, outcome) in batch.entries {
+            self.out.check()?;
+            match outcome {
+                Outcome::Left => self.found(found)?,
+                Outcome::Read { bytes, size, change } => {
+                    self.path = found.path;
+                    self.note_unusual();
+                    self.out.write(&batch.bytes[sent..sent + bytes])?;
+                    sent += bytes;
+                    self.note_change(change);
+                    self.tally.files += 1;
+                    self.tally.bytes += size;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores what no thread has read ahead.
+    fn found(&mut self, found: Found) -> Result<(), Halt> {
+        self.path = found.path;
+        let stored = match found.what {
+            What::Directory(directory) => return self.directory(*directory),
+            What::Entry { within, listed } => {
+                self.note_unusual();
+                self.entry(within.as_fd(), listed)
+            }
+            What::Excluded => {
+                self.tally.excluded += 1;
+                Ok(())
+            }
+            What::Unreadable(error) => Err(error.into()),
+            What::Lost(error) => Err(Halt::Failed(self.read_error(error)).into()),
+        };
+        match stored {
+            Ok(()) => Ok(()),
+            Err(Trouble::Halt(halt)) => Err(halt),
+            Err(Trouble::Vanished) => {
+                let path = &self.path;
+                self.warnings
+                    .add("vanished while the directory was read", || format!("`{}` vanished while the directory was read", shown(path)));
+                Ok(())
+            }
+            Err(Trouble::Unreadable(error)) => self.unreadable(error),
+            Err(Trouble::Changed) => self.unreadable(Errno::AGAIN),
+        }
+    }
+
+    fn entry(&mut self, within: BorrowedFd<'_>, listed: FileType) -> Result<(), Trouble> {
+        let name = CString::new(last(&self.path)).map_err(|_| Errno::INVAL)?;
+        let mut kind = listed;
+        // an entry may be replaced by one of another type between listing and opening; one that goes on doing so is unreadable
+        for _ in 0..4 {
+            match self.try_entry(within, &name, kind) {
+                Err(Trouble::Changed) => kind = FileType::Unknown,
+                result => return result,
+            }
+        }
+        Err(Trouble::Changed)
+    }
+
+    fn try_entry(&mut self, within: BorrowedFd<'_>, name: &CStr, listed: FileType) -> Result<(), Trouble> {
+        let kind = resolve(within, name.to_bytes(), listed)?;
+        if listed == FileType::Unknown && excluded(&self.exclude, &self.path, kind) {
+            self.tally.excluded += 1;
+            return Ok(());
+        }
+        match kind {
+            FileType::RegularFile => self.file(within, name),
+            // it was something else when it was listed, so nobody has gone into it
+            FileType::Directory => {
+                let directory = open_quietly(within, name.to_bytes(), DIRECTORY)?;
+                Ok(self.late_directory(directory, fstat(within)?.st_dev)?)
+            }
+            _ => self.special(within, name),
+        }
+    }
+
+    fn late_directory(&mut self, directory: OwnedFd, above: u64) -> Result<(), Halt> {
+        let mut scout = Scout::below(directory, self.path.clone(), above, Arc::clone(&self.exclude));
+        while let Some(found) = scout.next() {
+            self.out.check()?;
+            self.found(found)?;
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, directory: Directory) -> Result<(), Halt> {
+        self.note_unusual();
+        let member = Member { xattrs: directory.attributes, ..self.bare_member(&directory.stat, MemberKind::Directory) };
+        self.emit(&member)?;
+        self.tally.directories += 1;
+        if directory.mounted && self.tally.mounts.len() < LISTED {
+            self.tally.mounts.push(shown(&self.path));
+        }
+        if directory.followed.is_some() {
+            self.tally.followed = directory.followed;
+        }
+        Ok(())
+    }
+
+    /// Names what does not belong into a tree that is in service.
+    fn note_unusual(&mut self) {
+        let path = &self.path;
+        if !path.contains(&b'/') && is_own(OsStr::from_bytes(path)) {
+            self.warnings
+                .add("left from a restore", || format!("`{}` is left from a restore; it is stored like everything else", shown(path)));
+        }
+    }
+
     fn file(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> Result<(), Trouble> {
-        // O_NONBLOCK: what was a file when it was listed may be a fifo by now
-        let file = open_quietly(directory, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY)?;
+        let file = open_quietly(directory, name.to_bytes(), FILE)?;
         let stat = fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Trouble::Changed);
@@ -202,15 +252,10 @@ impl Walk {
         let mut member = self.member(&stat, kind, Subject::Open(file.as_fd()))?;
         member.size = extents.iter().map(|(_, length)| length).sum();
         self.emit(&member)?;
-        if size >= LARGE {
-            // only advice: where it is not taken, nothing is lost
-            let _ = fadvise(&file, 0, None, Advice::Sequential);
-        }
+        let fate = Cache::begin(file.as_fd(), member.size);
         self.content(file.as_fd(), &stat, &extents)?;
         self.zeros(padding(member.size) as u64)?;
-        if size >= LARGE {
-            let _ = fadvise(&file, 0, None, Advice::DontNeed);
-        }
+        Cache::end(file.as_fd(), fate);
         self.tally.files += 1;
         self.tally.bytes += member.size;
         self.remember(&stat);
@@ -248,25 +293,24 @@ impl Walk {
                 format!("`{}` is stored with {missing} bytes of zeros in place of what could not be read", shown(path))
             });
         } else {
-            self.note_change(file, before, missing);
+            self.note_change(Change::of(file, before, missing));
         }
         Ok(())
     }
 
-    fn note_change(&mut self, file: BorrowedFd<'_>, before: &Stat, missing: u64) {
-        let now = fstat(file).ok();
-        let moved = |now: &Stat| (now.st_size, now.st_mtime, now.st_mtime_nsec) != (before.st_size, before.st_mtime, before.st_mtime_nsec);
+    fn note_change(&mut self, change: Option<Change>) {
         let path = &self.path;
-        if missing > 0 {
-            self.warnings.add("shrank while it was read", || {
+        match change {
+            None => {}
+            Some(Change::Shrank { missing }) => self.warnings.add("shrank while it was read", || {
                 format!("`{}` shrank while it was read: {missing} bytes of it are stored as zeros", shown(path))
-            });
-        } else if let Some(now) = now.filter(moved) {
-            self.warnings.add("changed while it was read", || {
-                let grown =
-                    if now.st_size > before.st_size { format!(": its first {} bytes are stored", before.st_size) } else { String::new() };
-                format!("`{}` changed while it was read{grown}", shown(path))
-            });
+            }),
+            Some(Change::Grew { stored }) => self.warnings.add("changed while it was read", || {
+                format!("`{}` changed while it was read: its first {stored} bytes are stored", shown(path))
+            }),
+            Some(Change::Modified) => {
+                self.warnings.add("changed while it was read", || format!("`{}` changed while it was read", shown(path)));
+            }
         }
     }
 
@@ -326,18 +370,7 @@ impl Walk {
     }
 
     fn bare_member(&self, stat: &Stat, kind: MemberKind) -> Member {
-        Member {
-            path: self.path.clone(),
-            kind,
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            user: self.owners.user(stat.st_uid).to_vec(),
-            group: self.owners.group(stat.st_gid).to_vec(),
-            modified: Time { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) },
-            xattrs: Vec::new(),
-            size: 0,
-        }
+        describe(self.path.clone(), stat, kind, &self.shared.owners)
     }
 
     fn emit(&mut self, member: &Member) -> Result<(), Halt> {
@@ -362,22 +395,27 @@ impl Walk {
     /// Fails, or notes it and goes on if the user chose so. Running out of handles or memory is nobody's choice.
     fn unreadable(&mut self, error: Errno) -> Result<(), Halt> {
         if !self.skip_unreadable || matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM) {
-            return Err(self.failed(error));
+            return Err(Halt::Failed(self.read_error(error)));
         }
         let path = &self.path;
         self.warnings.add("could not be read", || format!("`{}` could not be read: {}", shown(path), io::Error::from(error)));
         Ok(())
     }
 
-    fn failed(&self, error: Errno) -> Halt {
-        Halt::Failed(DirectoryError::Read { root: self.root.clone(), path: shown(&self.path), source: error.into() })
+    fn read_error(&self, error: Errno) -> DirectoryError {
+        DirectoryError::Read { root: self.root.clone(), path: shown(&self.path), source: error.into() }
+    }
+
+    fn died(&self) -> Halt {
+        Halt::Failed(DirectoryError::Died(self.root.clone()))
     }
 }
 
-/// Opens without leaving a trace in the access time, where that is allowed: to the owner and to root.
-fn open_quietly(directory: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
-    match openat(directory, name, flags | OFlags::NOATIME, Mode::empty()) {
-        Err(Errno::PERM) => openat(directory, name, flags, Mode::empty()),
-        result => result,
+/// Closes what reads ahead when the walk leaves it.
+struct Close<'a>(&'a Ahead);
+
+impl Drop for Close<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }

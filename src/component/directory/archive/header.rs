@@ -61,7 +61,8 @@ pub fn encode(fields: &Fields) -> [u8; BLOCK] {
     put_octal(&mut block[MAJOR], fields.major);
     put_octal(&mut block[MINOR], fields.minor);
     let sum = checksum(&block);
-    block[CHECKSUM].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    put_octal(&mut block[CHECKSUM.start..CHECKSUM.end - 1], u64::from(sum));
+    block[CHECKSUM.end - 1] = b' ';
     block
 }
 

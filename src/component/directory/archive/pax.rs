@@ -9,12 +9,22 @@ pub fn put(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     while digits(length) + rest != length {
         length = digits(length) + rest;
     }
-    out.extend_from_slice(length.to_string().as_bytes());
+    put_number(out, length);
     out.push(b' ');
     out.extend_from_slice(key);
     out.push(b'=');
     out.extend_from_slice(value);
     out.push(b'\n');
+}
+
+fn put_number(out: &mut Vec<u8>, number: usize) {
+    let start = out.len();
+    let mut left = number;
+    while left > 0 || out.len() == start {
+        out.push(b'0' + u8::try_from(left % 10).unwrap_or(0));
+        left /= 10;
+    }
+    out[start..].reverse();
 }
 
 fn digits(number: usize) -> usize {

@@ -1,6 +1,6 @@
 //! Reads an archive member by member from any stream, in bounded memory, and trusts nothing in it.
 
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, ErrorKind, Read};
 
 use super::extensions::Extensions;
 use super::header::{self, Fields};
@@ -16,7 +16,7 @@ pub struct Reader<R> {
     current: String,
 }
 
-impl<R: Read> Reader<R> {
+impl<R: BufRead> Reader<R> {
     pub fn new(input: R) -> Self {
         Self { input, left: 0, padding: 0, current: "the beginning".to_owned() }
     }
@@ -49,27 +49,37 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Reads content of the current member; 0 at its end.
+    /// Content of the current member, as much as is at hand; empty only at its end. [`Reader::consume`] says how much of it was used.
     ///
     /// # Errors
     /// [`ArchiveError`] when the stream fails or ends too early.
-    pub fn read_data(&mut self, buffer: &mut [u8]) -> Result<usize, ArchiveError> {
-        let want = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
-        if want == 0 {
-            return Ok(0);
+    pub fn data(&mut self) -> Result<&[u8], ArchiveError> {
+        if self.left == 0 {
+            return Ok(&[]);
         }
-        let got = read_some(&mut self.input, &mut buffer[..want])?;
-        if got == 0 {
-            return Err(ArchiveError::Truncated(self.current.clone()));
+        loop {
+            match self.input.fill_buf() {
+                Ok([]) => return Err(ArchiveError::Truncated(self.current.clone())),
+                Ok(_) => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(ArchiveError::Read(error)),
+            }
         }
-        self.left -= got as u64;
-        Ok(got)
+        let data = self.input.fill_buf().map_err(ArchiveError::Read)?;
+        let length = usize::try_from(self.left).map_or(data.len(), |left| left.min(data.len()));
+        Ok(&data[..length])
+    }
+
+    /// Goes on past so many bytes of what [`Reader::data`] gave.
+    pub fn consume(&mut self, length: usize) {
+        self.input.consume(length);
+        self.left -= length as u64;
     }
 
     fn skip_rest(&mut self) -> Result<(), ArchiveError> {
-        if self.left > 0 {
-            let mut sink = vec![0u8; 64 << 10];
-            while self.read_data(&mut sink)? > 0 {}
+        while self.left > 0 {
+            let length = self.data()?.len();
+            self.consume(length);
         }
         let mut zeros = [0u8; BLOCK];
         let padding = std::mem::take(&mut self.padding);
@@ -269,10 +279,11 @@ mod tests {
         let mut reader = Reader::new(bytes);
         let mut members = Vec::new();
         while let Some(member) = reader.next_member()? {
-            let mut data = vec![0; usize::try_from(member.size).expect("small")];
-            let mut at = 0;
-            while at < data.len() {
-                at += reader.read_data(&mut data[at..])?;
+            let mut data = Vec::new();
+            while !reader.data()?.is_empty() {
+                let piece = reader.data()?.to_vec();
+                reader.consume(piece.len());
+                data.extend_from_slice(&piece);
             }
             members.push((member, data));
         }
