@@ -69,7 +69,8 @@ impl Cache {
     }
 }
 
-/// Asks for the first byte without waiting for the disk. Where the file system cannot say, its pages stay.
+/// Asks for the first byte without waiting for the disk. Where the file system cannot say, or the disk is faster than the question, the pages
+/// stay: to keep what is of no use costs less than to drop what is.
 fn fate(file: BorrowedFd<'_>) -> Fate {
     match preadv2(file, &mut [IoSliceMut::new(&mut [0])], 0, ReadWriteFlags::NOWAIT) {
         Err(Errno::AGAIN) => Fate::Drop,
