@@ -132,7 +132,8 @@ impl Worker {
         result
     }
 
-    /// The first piece is held back: an object of a single piece is stored by one request.
+    /// A first piece that is not whole is the only one: it is stored by one request. A whole one is not held back: it may fill so much of
+    /// the budget that the next could never be read.
     async fn transfer(
         &mut self,
         inbox: &mut mpsc::Receiver<Message>,
@@ -143,7 +144,7 @@ impl Worker {
             match inbox.recv().await {
                 None => return Err(self.cancelled()),
                 Some(Message::Piece(piece)) => match (held.take(), slot.as_mut()) {
-                    (None, None) => held = Some(piece),
+                    (None, None) if (piece.payload.content_length() as u64) < self.shape.piece => held = Some(piece),
                     (first, open) => {
                         let upload = match open {
                             Some(upload) => upload,

@@ -238,6 +238,17 @@ async fn one_target_of_three_that_stands_still_is_cut_and_the_others_hold_the_ba
 }
 
 #[tokio::test]
+async fn parts_as_large_as_the_budget_allows_do_not_wait_for_each_other() {
+    let house = House { engine: Engine::new(Budget::new(6 << 20), 2), ..House::new() };
+    for len in [4 << 20, 20 << 20] {
+        let mut job = house.job(vec![source("good", len, End::Whole)], &["local", "second"]);
+        job.codec = Codec::new(Encoding::None, 0).expect("a codec");
+        let run = tokio::time::timeout(Duration::from_secs(60), house.run_job(job, Request::default()));
+        assert!(run.await.expect("it ends").expect("complete").is_whole());
+    }
+}
+
+#[tokio::test]
 async fn with_no_target_left_there_is_no_backup() {
     let house = House::new();
     // the small one is stored whole before the target fails
