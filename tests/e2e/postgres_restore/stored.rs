@@ -93,6 +93,21 @@ impl Stored {
         *object = bytes.into();
     }
 
+    /// Writes `to` in place of each `from`, of the same length, in that file, as if the backup had been made so.
+    pub fn rewrite(&mut self, file: &str, from: &str, to: &str) {
+        let (path, object) = self.objects.iter_mut().find(|(path, _)| path.file() == file).expect("there");
+        let mut bytes = object.to_vec();
+        for at in 0..=bytes.len() - from.len() {
+            if bytes[at..].starts_with(from.as_bytes()) {
+                bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
+            }
+        }
+        let artifact = self.component.artifacts.iter_mut().find(|a| a.path == *path).expect("listed");
+        artifact.sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        artifact.blake3 = blake3::hash(&bytes).to_hex().to_string();
+        *object = bytes.into();
+    }
+
     /// Cuts the archive of `database` in its middle.
     pub fn cut(&mut self, database: &str) {
         let object = self.objects.get_mut(&self.path(database)).expect("there");

@@ -227,6 +227,51 @@ async fn a_table_of_contents_that_was_damaged_only_once_changes_nothing() {
     assert!(chain(&error).contains("its table of contents is another one"), "{}", chain(&error));
 }
 
+/// Servers up to 17 take a line `\.` for the end of the rows and drop the rest without a word.
+#[tokio::test]
+async fn rows_that_the_server_drops_are_an_error() {
+    let server = Postgres::start(Major::V15);
+    server.create_database("app");
+    server.psql_in("app", "CREATE TABLE t AS SELECT 'zz' AS v FROM generate_series(1, 10)");
+    let mut stored = Stored::of(in_streams(&server, "app", 1)).await;
+    stored.rewrite("app.dump", "zz\n", "\\.\n");
+    let before = outside(&server);
+    let restorer = PostgresRestorer::new(options(&server, &[]));
+    let error = failed(stage(&restorer, &stored, &RestoreOptions::default()).await, &server, &before);
+    assert!(chain(&error).contains("10 were sent, and the server took 0"), "{}", chain(&error));
+}
+
+/// Rows in another encoding go over our connections; an archive with such names is left to pg_restore.
+#[tokio::test]
+async fn databases_of_other_encodings_come_back() {
+    let server = Postgres::start(Major::V15);
+    let names = ["latin", "ascii"];
+    for (name, encoding) in names.into_iter().zip(["LATIN1", "SQL_ASCII"]) {
+        server.psql(&format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"));
+        let filler = "SELECT i, repeat('x' || chr(233), 100) FROM generate_series(1, 9000) i";
+        for table in ["one", "two"] {
+            server.psql_in(name, &format!("CREATE TABLE {table} (i int, v text); INSERT INTO {table} {filler}"));
+        }
+    }
+    let round = async |names: &[&str]| {
+        let stored = Stored::of(PostgresOptions { jobs: jobs(3), ..options(&server, names) }).await;
+        for name in names {
+            server.psql_in(name, "DROP TABLE one");
+        }
+        restore(&PostgresRestorer::new(options(&server, &[])), &stored, &RestoreOptions::default()).await;
+    };
+    let before = names.map(|name| Fingerprint::of(&server, name));
+    round(&names).await;
+    for (name, before) in names.iter().zip(&before) {
+        assert_same_database(before, &Fingerprint::of(&server, name));
+    }
+    server.psql_in("latin", "SELECT format('CREATE TABLE %I AS TABLE one', 'caf' || chr(233))\n\\gexec\n");
+    let rows = "SELECT format('SELECT count(*), sum(hashtext(v)) FROM %I', t) FROM unnest(ARRAY['one', 'caf' || chr(233)]) t\n\\gexec\n";
+    let before = server.psql_in("latin", rows);
+    round(&["latin"]).await;
+    assert_eq!(server.psql_in("latin", rows), before);
+}
+
 /// The archives of `app`, none begun.
 async fn artifacts(server: &Postgres) -> Vec<Artifact> {
     let source = PostgresSource::new(PostgresOptions { globals: false, ..in_streams(server, "app", 3) }).with_patience(IMPATIENT);
