@@ -129,10 +129,6 @@ impl Head {
         let (_, quoted) = setting.split_once('\'')?;
         Some(quoted.split_once('\'')?.0)
     }
-
-    pub fn entry(&self, id: i32) -> Option<&Entry> {
-        self.entries.iter().find(|e| e.id == id)
-    }
 }
 
 /// The beginning of a block.

@@ -35,7 +35,7 @@ pub enum State {
     Failed,
 }
 
-/// Something that only the one who started the group is to know.
+/// The tables of each archive but the main one, as patterns.
 pub type Tables = Vec<Vec<String>>;
 
 impl Group {

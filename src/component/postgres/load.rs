@@ -4,14 +4,14 @@
 //! [`super::schema`]. The data of a backup never touches a disk of ours. An archive in a form that is not understood here is left to
 //! `pg_restore` as a whole, which is slower and as good.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
-use super::archive::{Archive, ArchiveError, Block, Head};
+use super::archive::{Archive, ArchiveError, Block, Entry, Head};
 use super::binaries::Binary;
 use super::connect::Endpoint;
 use super::contents::{DatabaseContents, Pass};
@@ -49,7 +49,8 @@ struct Load<'a> {
 
 /// The schema of the database while its rows are loaded.
 struct Schema {
-    head: Head,
+    /// Of the head in `staged`, which can be large.
+    head: blake3::Hash,
     staged: StagedSchema,
     /// Tables, by schema and name, whose rows must come over one connection.
     delicate: HashSet<(String, String)>,
@@ -95,7 +96,8 @@ impl Load<'_> {
         }
         let staged = StagedSchema::write(&head).await?;
         self.pg_restore(staged.select(self.command(), Share::Before)).await?;
-        let schema = Schema { head, staged, delicate: self.delicate().await? };
+        let schema = Schema { head: blake3::hash(&head.raw), staged, delicate: self.delicate().await? };
+        drop(head);
         self.rows(&schema).await?;
         let jobs = format!("--jobs={}", self.loader.workload.sessions);
         self.pg_restore(schema.staged.select(self.command().arg(jobs), Share::After)).await
@@ -118,7 +120,7 @@ impl Load<'_> {
             Ok(opened) => opened,
             Err(error) => return Err(self.not_an_archive(artifact, error).await),
         };
-        if main && head.raw != schema.head.raw {
+        if main && blake3::hash(&head.raw) != schema.head {
             return Err(self.damaged_or(artifact, &mut archive, RestoreError::Differs(artifact.path.to_string()).into()).await);
         }
         if let Err(why) = readable(&head) {
@@ -164,15 +166,14 @@ impl Load<'_> {
         sessions: &Sessions,
         mut pipe: Option<tokio::io::DuplexStream>,
     ) -> Result<(), Fault> {
-        let mut missing: HashSet<i32> = head.entries.iter().filter(|e| e.has_data).map(|e| e.id).collect();
+        let mut missing: BTreeMap<i32, &Entry> = head.entries.iter().filter(|e| e.has_data).map(|e| (e.id, e)).collect();
         // pg_restore that is gone has its own error
         let gone = |_| Fault::Server(RestoreError::PipeClosed.into());
         if let Some(pipe) = &mut pipe {
             pipe.write_all(&head.raw).await.map_err(gone)?;
         }
         while let Some(block) = archive.next_block().await? {
-            let entry = head.entry(block.id()).filter(|e| missing.remove(&e.id));
-            let entry = entry.ok_or(ArchiveError::Malformed("a block of no entry, or a second one"))?;
+            let entry = missing.remove(&block.id()).ok_or(ArchiveError::Malformed("a block of no entry, or a second one"))?;
             match (block, &entry.copy, &mut pipe) {
                 (Block::Rows(_), Some(copy), _) => {
                     let namespace = entry.namespace.clone().unwrap_or_default();
@@ -193,8 +194,7 @@ impl Load<'_> {
         if missing.is_empty() {
             return Ok(());
         }
-        let names = head.entries.iter().filter(|e| missing.contains(&e.id)).map(|e| format!("{} {}", e.kind, e.tag));
-        Err(ArchiveError::Missing(names.collect()).into())
+        Err(ArchiveError::Missing(missing.values().map(|e| format!("{} {}", e.kind, e.tag)).collect()).into())
     }
 
     /// All of it by `pg_restore`, one archive after the other.
