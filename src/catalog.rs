@@ -3,7 +3,10 @@
 //! Invariant: a backup exists exactly when its manifest exists. Artifacts are stored first and the manifest last; a removal takes the
 //! manifest first.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use std::collections::BTreeMap;
+use std::fmt;
+
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use futures_util::stream::{self, StreamExt};
 use thiserror::Error;
 
@@ -39,6 +42,34 @@ pub enum CatalogError {
     },
     #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+/// What a verification found, and when: all that its key says, so that one listing shows it for every backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Verdict {
+    pub at: DateTime<Utc>,
+    pub sound: bool,
+}
+
+impl Verdict {
+    const FORMAT: &str = "%Y-%m-%dT%H%M%SZ";
+
+    fn parse(text: &str) -> Option<Self> {
+        let (at, word) = text.split_once('_')?;
+        let at = NaiveDateTime::parse_from_str(at, Self::FORMAT).ok()?.and_utc();
+        match word {
+            "sound" => Some(Self { at, sound: true }),
+            "damaged" => Some(Self { at, sound: false }),
+            _ => None,
+        }
+    }
+}
+
+/// `2026-01-31T000000Z_sound`.
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_{}", self.at.format(Self::FORMAT), if self.sound { "sound" } else { "damaged" })
+    }
 }
 
 /// One backup as it was found.
@@ -133,6 +164,44 @@ impl Catalog {
         self.target.create(&layout.manifest(&manifest.name), bytes.into(), JSON).await
     }
 
+    /// Whether the list of checksums is the one that belongs to the manifest. A list that is missing does not.
+    pub async fn sums_match(&self, manifest: &Manifest) -> Result<bool, StorageError> {
+        let layout = self.target.layout();
+        let expected = sums(manifest, &self.target.read(&layout.manifest(&manifest.name), manifest::MAX_BYTES).await?);
+        match self.target.read(&layout.sums(&manifest.name), manifest::MAX_BYTES).await {
+            Ok(found) => Ok(found == expected),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Records what a verification found, in place of what earlier ones did.
+    pub async fn record(&self, name: &BackupName, verdict: Verdict) -> Result<(), StorageError> {
+        let layout = self.target.layout();
+        let earlier = self.target.list(&layout.verdicts_of(name)).await?;
+        let key = layout.verdict(name, &verdict.to_string());
+        self.target.write(&key, verdict.to_string().into(), TEXT).await?;
+        for object in earlier.into_iter().filter(|o| o.location != key) {
+            self.target.delete(&object.location).await?;
+        }
+        Ok(())
+    }
+
+    /// The newest verdict on each backup that has one.
+    pub async fn verdicts(&self) -> Result<BTreeMap<BackupName, Verdict>, StorageError> {
+        let layout = self.target.layout();
+        let mut newest = BTreeMap::new();
+        for object in self.target.list(&layout.verdicts()).await? {
+            if let Some(name) = layout.verdict_of(&object.location)
+                && let Some(verdict) = object.location.filename().and_then(Verdict::parse)
+            {
+                let known = newest.entry(name).or_insert(verdict);
+                *known = (*known).max(verdict);
+            }
+        }
+        Ok(newest)
+    }
+
     /// Removes a backup: from the first deletion on it does not exist. Touches only what the manifest names.
     pub async fn remove(&self, manifest: &Manifest) -> Result<(), StorageError> {
         let layout = self.target.layout();
@@ -140,7 +209,11 @@ impl Catalog {
         for artifact in manifest.artifacts() {
             self.target.delete(&layout.artifact(&manifest.name, &artifact.path)).await?;
         }
-        self.target.delete(&layout.sums(&manifest.name)).await
+        self.target.delete(&layout.sums(&manifest.name)).await?;
+        for object in self.target.list(&layout.verdicts_of(&manifest.name)).await? {
+            self.target.delete(&object.location).await?;
+        }
+        Ok(())
     }
 
     /// Removes what runs of `job` that never committed have left, a day after they began. Only objects that such a run would have written
@@ -208,4 +281,23 @@ pub fn candidates(entries: &[Entry]) -> Vec<Candidate> {
             scope: m.only.iter().map(ToString::to_string).collect(),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeZone;
+
+    use super::*;
+
+    #[test]
+    fn a_verdict_is_what_its_key_says() {
+        let at = Utc.with_ymd_and_hms(2026, 1, 31, 3, 4, 5).single().expect("a time");
+        for sound in [true, false] {
+            let verdict = Verdict { at, sound };
+            assert_eq!(Verdict::parse(&verdict.to_string()), Some(verdict));
+        }
+        for text in ["", "2026-01-31T030405Z", "2026-01-31T030405Z_whole", "yesterday_sound"] {
+            assert_eq!(Verdict::parse(text), None, "{text}");
+        }
+    }
 }

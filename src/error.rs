@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use crate::catalog::CatalogError;
 use crate::config::ConfigError;
+use crate::export::ExportError;
 use crate::job::JobError;
 use crate::restore::RestoreError;
 use crate::storage::StorageError;
@@ -27,6 +28,11 @@ pub enum Error {
     Storage(#[from] StorageError),
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// Stored bytes are not what was written.
+    #[error("{0}")]
+    Integrity(String),
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// What succeeded is kept; what did not was named before.
     #[error("{0}")]
     Incomplete(String),
@@ -76,6 +82,14 @@ impl Error {
                     }
                 }
             },
+            Self::Integrity(_) => 12,
+            Self::Export(error) => match error {
+                ExportError::NotInBackup { .. } => 10,
+                ExportError::Destination { .. } => 2,
+                ExportError::Cancelled => 130,
+                error if error.is_damage() => 12,
+                _ => 1,
+            },
             Self::Incomplete(_) => 3,
             Self::Worker(_) | Self::Health(_) | Self::Io { .. } => 1,
             Self::Cancelled => 130,
@@ -94,6 +108,8 @@ impl Error {
             Self::Restore(error) => error.advice(),
             Self::Worker(error) => error.advice(),
             Self::Health(error) => error.advice(),
+            Self::Integrity(_) => Some("Restore from another target or an older backup; check the store's disks.".into()),
+            Self::Export(error) => error.advice(),
             Self::Incomplete(_) | Self::Io { .. } | Self::Cancelled => None,
         }
     }

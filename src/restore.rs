@@ -3,21 +3,17 @@
 //! Order laws: everything is staged, and with that verified, before anything is switched; switches go PostgreSQL, directories, Redis; if
 //! one fails, those before it are switched back. What was replaced is dropped only after the last switch.
 
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use futures_util::stream::StreamExt;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain;
-use crate::component::{
-    ArtifactOpener, ByteStream, ComponentError, Plan, RestoreOptions, Restored, Restorer, RunContext, Staged, StoredComponent,
-};
+use crate::component::{ArtifactOpener, ComponentError, Plan, RestoreOptions, Restored, Restorer, RunContext, Staged, StoredComponent};
+use crate::fetch;
 use crate::manifest::{self, ComponentStatus, Kind, Manifest};
 use crate::name::{BackupName, ComponentName};
-use crate::pipeline::{Progress, UnpackError, unpack};
+use crate::pipeline::{Progress, UnpackError};
 use crate::storage::Target;
 
 /// Why a restore did not happen, or not wholly.
@@ -103,7 +99,7 @@ impl Restore {
             Kind::Directory => 1,
             Kind::Redis => 2,
         });
-        let open = opener(target.clone(), manifest.name.clone(), progress);
+        let open = fetch::opener(target.clone(), manifest.name.clone(), progress);
         Ok(Self { manifest, open, parts: chosen })
     }
 
@@ -177,24 +173,4 @@ async fn undo(
         return RestoreError::NotUndone { component, cause: chain::describe(&source), undo: failures };
     }
     if cancel.is_cancelled() { RestoreError::Cancelled } else { RestoreError::Failed { component, source } }
-}
-
-fn opener(target: Target, backup: BackupName, progress: Progress) -> ArtifactOpener {
-    Arc::new(move |artifact| {
-        let (target, backup, progress, artifact) = (target.clone(), backup.clone(), progress.clone(), artifact.clone());
-        Box::pin(async move {
-            let stored = target.stream(&backup, &artifact.path, artifact.stored_bytes).await.map_err(|source| {
-                let missing = source.is_not_found();
-                let source = io::Error::other(source);
-                let path = artifact.path.to_string();
-                io::Error::other(if missing { UnpackError::Missing { path, source } } else { UnpackError::Fetch { path, source } })
-            })?;
-            let counted = stored.inspect(move |chunk| {
-                if let Ok(chunk) = chunk {
-                    progress.0.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-                }
-            });
-            Ok(Box::new(unpack(&artifact, counted)) as ByteStream)
-        })
-    })
 }

@@ -69,8 +69,12 @@ pub(super) enum Command {
     Listbackups(ListArgs),
     /// Restore a backup
     Restore(RestoreArgs),
+    /// Read backups back and compare every byte; restore nothing
+    Verify(VerifyArgs),
     /// Apply retention now
     Prune(PruneArgs),
+    /// Write a backup's plain files into a directory, with the commands that restore them
+    Export(ExportArgs),
     /// Check configuration, connections, client versions, space, permissions and next run times
     Check(CheckArgs),
     /// Show the configuration, print its schema, or write an example
@@ -139,6 +143,45 @@ pub(super) struct RestoreArgs {
     /// Do not ask for confirmation
     #[arg(long, visible_alias = "noinput")]
     pub(super) yes: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct VerifyArgs {
+    /// Name of a backup, or `latest`: the newest complete one
+    #[arg(required_unless_present = "all")]
+    pub(super) name: Option<String>,
+    /// Every backup
+    #[arg(long, conflicts_with = "name")]
+    pub(super) all: bool,
+    /// With `latest` and --all: of this job
+    #[arg(long)]
+    pub(super) job: Option<JobName>,
+    /// Only in this target [default: in every target that holds it]
+    #[arg(long)]
+    pub(super) target: Option<TargetName>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ExportArgs {
+    /// Name of a backup, or `latest`: the newest complete one
+    pub(super) name: String,
+    /// The directory to make; it must not exist, or be empty
+    pub(super) directory: PathBuf,
+    /// Only these components, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "COMPONENT,…")]
+    pub(super) only: Vec<ComponentName>,
+    /// With `latest`: of this job
+    #[arg(long)]
+    pub(super) job: Option<JobName>,
+    /// Read from this target
+    #[arg(long)]
+    pub(super) target: Option<TargetName>,
     /// Print the result as JSON
     #[arg(long)]
     pub(super) json: bool,

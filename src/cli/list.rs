@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::args::ListArgs;
 use super::{choose_job, open_catalogs, output};
-use crate::catalog::Entry;
+use crate::catalog::{Entry, Verdict};
 use crate::chain::explain;
 use crate::config::Settings;
 use crate::error::Error;
@@ -21,6 +22,8 @@ struct Row {
     manifest: Option<Manifest>,
     /// Targets whose copy is damaged.
     damaged: Vec<TargetName>,
+    /// When a copy was last read back and found sound.
+    verified: Option<DateTime<Utc>>,
 }
 
 pub(super) async fn run(settings: &Settings, args: ListArgs) -> Result<(), Error> {
@@ -34,6 +37,16 @@ pub(super) async fn run(settings: &Settings, args: ListArgs) -> Result<(), Error
                         unread.push(explain(error, error.advice()));
                     }
                     merge(&mut rows, catalog.target().name(), entry);
+                }
+            }
+            Err(error) => unread.push(explain(&error, error.advice())),
+        }
+        match catalog.verdicts().await {
+            Ok(verdicts) => {
+                for (name, verdict) in verdicts {
+                    if let Some(row) = rows.get_mut(&name) {
+                        row.judge(catalog.target().name(), verdict);
+                    }
                 }
             }
             Err(error) => unread.push(explain(&error, error.advice())),
@@ -61,6 +74,7 @@ fn merge(rows: &mut BTreeMap<BackupName, Row>, target: &TargetName, entry: Entry
         targets: Vec::new(),
         manifest: None,
         damaged: Vec::new(),
+        verified: None,
     });
     row.targets.push(target.clone());
     match entry {
@@ -84,6 +98,14 @@ impl Row {
         }
     }
 
+    fn judge(&mut self, target: &TargetName, verdict: Verdict) {
+        if verdict.sound {
+            self.verified = self.verified.max(Some(verdict.at));
+        } else if !self.damaged.contains(target) {
+            self.damaged.push(target.clone());
+        }
+    }
+
     fn components(&self) -> Vec<&str> {
         let components = self.manifest.iter().flat_map(|m| &m.components);
         components.filter(|c| c.status == ComponentStatus::Complete).map(|c| c.name.as_str()).collect()
@@ -99,7 +121,7 @@ impl Row {
             size(Manifest::raw_bytes),
             size(Manifest::stored_bytes),
             self.status().into(),
-            "-".into(),
+            self.verified.map_or("-".into(), |at| at.format("%Y-%m-%d %H:%M:%S").to_string()),
         ]
     }
 
@@ -110,7 +132,7 @@ impl Row {
             "damaged_targets": self.damaged, "status": self.status(), "components": self.components(),
             "raw_bytes": self.manifest.as_ref().map(Manifest::raw_bytes),
             "stored_bytes": self.manifest.as_ref().map(Manifest::stored_bytes),
-            "verified": Value::Null,
+            "verified": self.verified,
         })
     }
 }

@@ -3,12 +3,15 @@
 mod args;
 mod backup;
 mod check;
+mod choose;
 mod config;
+mod export;
 mod list;
 mod output;
 mod progress;
 mod prune;
 mod restore;
+mod verify;
 mod worker;
 
 use std::ffi::OsString;
@@ -76,6 +79,8 @@ async fn dispatch(args: Args) -> Result<(), Error> {
         Command::Backup(backup) => backup::run(&global, &load_config(&global)?.settings, backup, &cancel_on_signal()).await,
         Command::Listbackups(list) => list::run(&load_config(&global)?.settings, list).await,
         Command::Restore(restore) => restore::run(&global, &load_config(&global)?.settings, restore, &cancel_on_signal()).await,
+        Command::Verify(verify) => verify::run(&global, &load_config(&global)?.settings, verify, &cancel_on_signal()).await,
+        Command::Export(export) => export::run(&global, &load_config(&global)?.settings, export, &cancel_on_signal()).await,
         Command::Prune(prune) => prune::run(&load_config(&global)?.settings, prune).await,
         Command::Check(check) => check::run(&load_config(&global)?, check).await,
         Command::Config { command } => match command {

@@ -5,27 +5,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{Global, RestoreArgs};
 use super::progress::Progress;
-use super::{open_catalogs, output};
+use super::{choose, open_catalogs, output};
 use crate::assembly;
-use crate::catalog::{Catalog, CatalogError, Entry};
-use crate::chain::describe;
-use crate::clock::{Clock, SystemClock};
 use crate::component::{Destination, RestoreOptions};
 use crate::config::Settings;
 use crate::error::Error;
-use crate::manifest::{ComponentStatus, Manifest, Status};
-use crate::name::{BackupName, ComponentName, JobName};
+use crate::manifest::{ComponentStatus, Manifest};
+use crate::name::ComponentName;
 use crate::pipeline;
 use crate::restore::{Part, Restore};
-use crate::storage::Target;
 
 pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs, cancel: &CancellationToken) -> Result<(), Error> {
     let destinations = args.into.iter().map(|text| parse_destination(text)).collect::<Result<Vec<_>, _>>()?;
     let (catalogs, unread) = open_catalogs(settings, args.target.as_ref())?;
-    let (target, manifest) = match args.name.as_str() {
-        "latest" => latest(&catalogs, unread, args.job.as_ref(), &args.only).await?,
-        name => named(&catalogs, unread, name).await?,
-    };
+    let (target, manifest) = choose::backup(&catalogs, unread, &args.name, args.job.as_ref(), &args.only).await?;
     let progress = pipeline::Progress::default();
     let parts = parts(settings, &manifest, &args, destinations)?;
     let restore = Restore::new(&target, manifest, parts, progress.clone())?;
@@ -91,90 +84,6 @@ fn parse_destination(text: &str) -> Result<(ComponentName, String), Error> {
         return Err(usage());
     }
     Ok((name.parse().map_err(|_| usage())?, to.to_owned()))
-}
-
-async fn named(catalogs: &[Catalog], unread: Vec<String>, text: &str) -> Result<(Target, Manifest), Error> {
-    let mut trouble = unread;
-    let mut damaged = None;
-    if let Ok(name) = text.parse::<BackupName>() {
-        for catalog in catalogs {
-            match catalog.find(&name).await {
-                Ok(manifest) => return Ok((catalog.target().clone(), manifest)),
-                Err(CatalogError::NotFound(_)) => {}
-                Err(error @ CatalogError::Damaged { .. }) => damaged = Some(error),
-                Err(CatalogError::Storage(error)) => trouble.push(describe(&error)),
-            }
-        }
-    }
-    if let Some(error) = damaged {
-        return Err(error.into());
-    }
-    Err(not_found(format!("there is no backup `{text}`"), trouble))
-}
-
-/// The newest complete backup of one job that holds what is asked for.
-async fn latest(
-    catalogs: &[Catalog],
-    unread: Vec<String>,
-    job: Option<&JobName>,
-    only: &[ComponentName],
-) -> Result<(Target, Manifest), Error> {
-    let mut trouble = unread;
-    let mut found: Vec<(Target, Manifest)> = Vec::new();
-    let mut damaged = Vec::new();
-    for catalog in catalogs {
-        match catalog.list(job).await {
-            Ok(entries) => {
-                for entry in entries {
-                    match entry {
-                        Entry::Sound(manifest) if serves(&manifest, only) => found.push((catalog.target().clone(), *manifest)),
-                        Entry::Sound(_) => {}
-                        Entry::Damaged(name, _) => damaged.push(name),
-                        Entry::Unread(_, error) => trouble.push(describe(&error)),
-                    }
-                }
-            }
-            Err(error) => trouble.push(describe(&error)),
-        }
-    }
-    if !trouble.is_empty() {
-        // an unreachable target may hold a newer one: `latest` would lie
-        let text = format!("which backup is the latest cannot be told: {}; name a backup, or give --target", trouble.join("; "));
-        return Err(Error::Incomplete(text));
-    }
-    let mut jobs: Vec<&JobName> = found.iter().map(|(_, m)| &m.job).collect();
-    jobs.sort();
-    jobs.dedup();
-    if jobs.len() > 1 {
-        let jobs = jobs.iter().map(|j| j.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(Error::Usage { what: "`latest` of which job?".into(), advice: Some(format!("Give --job with one of: {jobs}.")) });
-    }
-    // of equal names the first target wins, as it is configured
-    found.reverse();
-    let newest = found.into_iter().max_by(|(_, a), (_, b)| a.name.cmp(&b.name));
-    let (target, manifest) = newest.ok_or_else(|| not_found("there is no complete backup".into(), trouble))?;
-    for name in damaged.iter().filter(|name| **name > manifest.name) {
-        tracing::warn!("backup `{name}` is newer, but its manifest is damaged: `{}` is taken", manifest.name);
-    }
-    if manifest.name.is_ahead(SystemClock.now()) {
-        return Err(Error::Usage {
-            what: format!("which backup is the latest cannot be told: `{}` is dated in the future", manifest.name),
-            advice: Some("Name a backup. This machine's clock is wrong, or that of the host which made it was.".into()),
-        });
-    }
-    Ok((target, manifest))
-}
-
-fn serves(manifest: &Manifest, only: &[ComponentName]) -> bool {
-    let holds = |name: &ComponentName| manifest.component(name).is_some_and(|c| c.status == ComponentStatus::Complete);
-    manifest.status == Status::Complete && if only.is_empty() { manifest.only.is_empty() } else { only.iter().all(holds) }
-}
-
-fn not_found(what: String, trouble: Vec<String>) -> Error {
-    if trouble.is_empty() {
-        return Error::NotFound { what, advice: Some("`listbackups` shows what there is.".into()) };
-    }
-    Error::Incomplete(format!("{what} in the targets that could be read; others could not: {}", trouble.join("; ")))
 }
 
 /// What to restore: what was asked for, or everything that the backup holds.

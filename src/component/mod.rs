@@ -20,6 +20,7 @@ use crate::name::ComponentName;
 pub mod directory;
 pub mod postgres;
 pub mod redis;
+pub mod structure;
 
 /// A stream of bytes whose end means that it is complete.
 pub type ByteStream = Box<dyn AsyncRead + Send + Unpin>;

@@ -5,6 +5,7 @@
 //! <backup name>/SHA256SUMS
 //! <backup name>/<component>/<artifact>
 //! .backstay/leases/<job>/<number>.json
+//! .backstay/verified/<backup name>/<when>_<verdict>
 //! .backstay/parts/<backup name>/<component>/<artifact>/<number>     pieces on their way into a large part
 //! ```
 
@@ -18,6 +19,7 @@ pub const MANIFEST: &str = "manifest.json";
 pub const SUMS: &str = "SHA256SUMS";
 
 const PIECES: &str = ".backstay/parts";
+const VERDICTS: &str = ".backstay/verified";
 
 /// The keys of a target, below its prefix.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +59,25 @@ impl Layout {
 
     pub fn lease(&self, job: &JobName, number: u64) -> Path {
         self.key(&format!(".backstay/leases/{job}/{number:020}.json"))
+    }
+
+    /// What verifications found, of all backups.
+    pub fn verdicts(&self) -> Path {
+        self.key(VERDICTS)
+    }
+
+    /// Of one backup.
+    pub fn verdicts_of(&self, name: &BackupName) -> Path {
+        self.key(&format!("{VERDICTS}/{name}"))
+    }
+
+    pub fn verdict(&self, name: &BackupName, verdict: &str) -> Path {
+        self.key(&format!("{VERDICTS}/{name}/{verdict}"))
+    }
+
+    /// The backup that a verdict's key is about.
+    pub fn verdict_of(&self, key: &Path) -> Option<BackupName> {
+        self.below(key).strip_prefix(VERDICTS)?.trim_start_matches('/').split('/').next()?.parse().ok()
     }
 
     /// Where all pieces of large parts lie until they are joined.

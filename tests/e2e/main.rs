@@ -16,5 +16,6 @@ mod servers;
 mod site;
 mod store;
 mod targets;
+mod verify;
 mod worker;
 mod worker_process;

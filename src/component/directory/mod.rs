@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::name::ComponentName;
 
 mod ahead;
-mod archive;
+pub(super) mod archive;
 mod attributes;
 mod cache;
 mod followed;

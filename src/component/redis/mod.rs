@@ -20,7 +20,7 @@ mod info;
 mod keep;
 mod live;
 mod master;
-mod rdb;
+pub(super) mod rdb;
 mod replication;
 mod restore;
 mod source;

@@ -9,7 +9,7 @@ use thiserror::Error;
 mod extensions;
 pub(super) mod header;
 pub(super) mod pax;
-pub(super) mod read;
+pub(in crate::component) mod read;
 pub(super) mod write;
 
 /// Size of a tar block, in bytes.

@@ -1,0 +1,161 @@
+//! `verify`: reads backups back, and records what was found beside them.
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::args::{Global, VerifyArgs};
+use super::progress::Progress;
+use super::{choose, open_catalogs, output};
+use crate::catalog::{Catalog, CatalogError, Entry, Verdict};
+use crate::chain::{describe, explain};
+use crate::clock::{Clock, SystemClock};
+use crate::config::Settings;
+use crate::error::Error;
+use crate::manifest::Manifest;
+use crate::name::{BackupName, TargetName};
+use crate::pipeline;
+use crate::verify::{Finding, Findings, VerifyError, verify};
+
+/// What is known about a backup in one target.
+struct Row {
+    name: BackupName,
+    target: TargetName,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Read(Findings),
+    /// The manifest itself.
+    Damaged(String),
+    Unread(String),
+}
+
+pub(super) async fn run(global: &Global, settings: &Settings, args: VerifyArgs, cancel: &CancellationToken) -> Result<(), Error> {
+    let (catalogs, mut unread) = open_catalogs(settings, args.target.as_ref())?;
+    let name = match args.name.as_deref() {
+        Some("latest") => Some(choose::backup(&catalogs, unread.clone(), "latest", args.job.as_ref(), &[]).await?.1.name),
+        Some(text) => Some(text.parse::<BackupName>().map_err(|_| choose::not_found(format!("there is no backup `{text}`"), Vec::new()))?),
+        None => None,
+    };
+    let progress = pipeline::Progress::default();
+    let shown = Progress::show(global, "read back", progress.clone());
+    let mut rows = Vec::new();
+    for catalog in &catalogs {
+        let entries = match &name {
+            Some(name) => match catalog.find(name).await {
+                Ok(manifest) => Ok(vec![Entry::Sound(Box::new(manifest))]),
+                Err(CatalogError::NotFound(_)) => Ok(Vec::new()),
+                Err(CatalogError::Damaged { name, source, .. }) => Ok(vec![Entry::Damaged(name, source)]),
+                Err(CatalogError::Storage(error)) => Err(error),
+            },
+            None => catalog.list(args.job.as_ref()).await,
+        };
+        match entries {
+            Ok(entries) => {
+                for entry in entries {
+                    rows.push(check(catalog, entry, &progress, cancel).await?);
+                }
+            }
+            Err(error) => unread.push(explain(&error, error.advice())),
+        }
+    }
+    drop(shown);
+    if rows.is_empty()
+        && let Some(name) = name
+    {
+        return Err(choose::not_found(format!("there is no backup `{name}`"), unread));
+    }
+    print(&rows, args.json)?;
+    verdict(&rows, unread)
+}
+
+async fn check(catalog: &Catalog, entry: Entry, progress: &pipeline::Progress, cancel: &CancellationToken) -> Result<Row, Error> {
+    let (name, target) = (entry.name().clone(), catalog.target().name().clone());
+    let outcome = match entry {
+        Entry::Sound(manifest) => match verify(catalog, &manifest, progress, cancel).await {
+            Ok(findings) => {
+                record(catalog, &manifest, &findings).await;
+                Outcome::Read(findings)
+            }
+            Err(VerifyError::Cancelled) => return Err(Error::Cancelled),
+        },
+        Entry::Damaged(_, error) => Outcome::Damaged(describe(&error)),
+        Entry::Unread(_, error) => Outcome::Unread(describe(&error)),
+    };
+    Ok(Row { name, target, outcome })
+}
+
+/// What could not be read is no verdict.
+async fn record(catalog: &Catalog, manifest: &Manifest, findings: &Findings) {
+    let sound = findings.damaged().next().is_none();
+    if sound && findings.unread().next().is_some() {
+        return;
+    }
+    if let Err(error) = catalog.record(&manifest.name, Verdict { at: SystemClock.now(), sound }).await {
+        tracing::warn!("the verification of `{}` could not be recorded: {}", manifest.name, describe(&error));
+    }
+}
+
+impl Row {
+    fn damage(&self) -> Vec<String> {
+        match &self.outcome {
+            Outcome::Read(findings) => findings.damaged().collect(),
+            Outcome::Damaged(why) => vec![why.clone()],
+            Outcome::Unread(_) => Vec::new(),
+        }
+    }
+
+    fn unread(&self) -> Vec<String> {
+        match &self.outcome {
+            Outcome::Read(findings) => findings.unread().collect(),
+            Outcome::Damaged(_) => Vec::new(),
+            Outcome::Unread(why) => vec![why.clone()],
+        }
+    }
+
+    fn status(&self) -> &'static str {
+        match () {
+            () if !self.damage().is_empty() => "damaged",
+            () if !self.unread().is_empty() => "unreadable",
+            () => "sound",
+        }
+    }
+
+    fn objects(&self) -> &[(String, Finding)] {
+        if let Outcome::Read(findings) = &self.outcome { &findings.objects } else { &[] }
+    }
+}
+
+fn print(rows: &[Row], as_json: bool) -> Result<(), Error> {
+    if as_json {
+        let object = |(path, finding): &(String, Finding)| {
+            let (status, text) = match finding {
+                Finding::Sound(text) => ("sound", text),
+                Finding::Damaged(text) => ("damaged", text),
+                Finding::Unread(text) => ("unreadable", text),
+            };
+            json!({"path": path, "status": status, "found": text})
+        };
+        let row = |row: &Row| {
+            json!({"name": row.name, "target": row.target, "status": row.status(), "damage": row.damage(), "unreadable": row.unread(),
+                "objects": row.objects().iter().map(object).collect::<Vec<_>>()})
+        };
+        return output::json(&rows.iter().map(row).collect::<Vec<_>>());
+    }
+    let row = |row: &Row| {
+        let objects = row.objects().len().to_string();
+        vec![row.name.to_string(), row.target.to_string(), row.status().into(), objects]
+    };
+    output::table(&["Name", "Target", "Found", "Objects"], rows.iter().map(row).collect())
+}
+
+/// Damage outweighs what could not be read.
+fn verdict(rows: &[Row], mut unread: Vec<String>) -> Result<(), Error> {
+    let of = |row: &Row, why: Vec<String>| format!("`{}` in target `{}`: {}", row.name, row.target, why.join("; "));
+    let damaged: Vec<String> = rows.iter().filter(|r| !r.damage().is_empty()).map(|r| of(r, r.damage())).collect();
+    if !damaged.is_empty() {
+        return Err(Error::Integrity(format!("damaged: {}", damaged.join("; "))));
+    }
+    unread.extend(rows.iter().filter(|r| !r.unread().is_empty()).map(|r| of(r, r.unread())));
+    if unread.is_empty() { Ok(()) } else { Err(Error::Incomplete(format!("not everything could be read: {}", unread.join("; ")))) }
+}

@@ -1,0 +1,111 @@
+//! Whether an artifact's content is a whole file of its format: read to its end, restored nowhere.
+//!
+//! That every byte is the one that was written, the pipeline proves. This proves that what was written can be taken apart: a dump whose
+//! every entry has its data, an archive whose members are complete, an RDB with its checksum.
+
+use std::io;
+
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, sink};
+use tokio_util::io::SyncIoBridge;
+
+use super::ByteStream;
+use super::directory::archive::ArchiveError as TarError;
+use super::directory::archive::read::Reader;
+use super::postgres::archive::{self, ArchiveError};
+use super::redis::rdb::{RdbFault, Verifier};
+use crate::manifest::Format;
+
+/// What `pg_dumpall` writes at the end of a script (`dumpall.c`).
+const END_OF_GLOBALS: &[u8] = b"-- PostgreSQL database cluster dump complete";
+
+/// Bytes that are read at once.
+const BUFFER: usize = 256 << 10;
+
+/// Why an artifact's content is not a whole file of its format.
+#[derive(Debug, Error)]
+pub enum StructureError {
+    #[error("read it")]
+    Read(#[source] io::Error),
+    #[error("it is no whole archive of pg_dump")]
+    Archive(#[source] ArchiveError),
+    #[error("it is no whole script of pg_dumpall: its last line is missing")]
+    Globals,
+    #[error("it is no whole RDB")]
+    Rdb(#[source] RdbFault),
+    #[error("it is no whole tar archive")]
+    Tar(#[source] TarError),
+    #[error("the thread that read it ended early")]
+    Thread(#[source] tokio::task::JoinError),
+}
+
+impl StructureError {
+    /// Whether the content is wrong, rather than out of reach.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Read(_) | Self::Thread(_) => false,
+            Self::Archive(error) => !matches!(error, ArchiveError::Read(_)),
+            Self::Tar(error) => !matches!(error, TarError::Read(_)),
+            Self::Globals | Self::Rdb(_) => true,
+        }
+    }
+}
+
+/// Reads `stream` to its end; what was found, as a short text.
+///
+/// # Errors
+/// [`StructureError`]; an error of the stream itself is among its sources.
+pub async fn walk(format: Format, mut stream: ByteStream) -> Result<String, StructureError> {
+    let found = match format {
+        Format::PgCustom => {
+            let head = archive::walk(&mut stream).await.map_err(StructureError::Archive)?;
+            format!("{} entries", head.entries.len())
+        }
+        Format::PgGlobals => globals(&mut stream).await?,
+        Format::Rdb => rdb(&mut stream).await?,
+        Format::Tar => return tokio::task::spawn_blocking(move || tar(stream)).await.map_err(StructureError::Thread)?,
+    };
+    // what follows belongs to the stream, and only its end says that it was sound
+    tokio::io::copy(&mut stream, &mut sink()).await.map_err(StructureError::Read)?;
+    Ok(found)
+}
+
+async fn globals(stream: &mut ByteStream) -> Result<String, StructureError> {
+    let (mut buffer, mut tail, mut lines) = (vec![0; BUFFER], Vec::new(), 0);
+    loop {
+        let n = stream.read(&mut buffer).await.map_err(StructureError::Read)?;
+        if n == 0 {
+            break;
+        }
+        lines += buffer[..n].iter().filter(|b| **b == b'\n').count();
+        tail.extend_from_slice(&buffer[..n]);
+        tail.drain(..tail.len().saturating_sub(1 << 10));
+    }
+    match tail.windows(END_OF_GLOBALS.len()).any(|w| w == END_OF_GLOBALS) {
+        true => Ok(format!("{lines} lines")),
+        false => Err(StructureError::Globals),
+    }
+}
+
+async fn rdb(stream: &mut ByteStream) -> Result<String, StructureError> {
+    let (mut buffer, mut verifier) = (vec![0; BUFFER], Verifier::default());
+    loop {
+        let n = stream.read(&mut buffer).await.map_err(StructureError::Read)?;
+        if n == 0 {
+            break;
+        }
+        verifier.update(&buffer[..n]).map_err(StructureError::Rdb)?;
+    }
+    let summary = verifier.finish().map_err(StructureError::Rdb)?;
+    Ok(format!("RDB version {}", summary.version))
+}
+
+fn tar(stream: ByteStream) -> Result<String, StructureError> {
+    let mut reader = Reader::new(SyncIoBridge::new(stream));
+    let (mut buffer, mut members) = (vec![0; BUFFER], 0u64);
+    while reader.next_member().map_err(StructureError::Tar)?.is_some() {
+        members += 1;
+        while reader.read_data(&mut buffer).map_err(StructureError::Tar)? > 0 {}
+    }
+    Ok(format!("{members} members"))
+}

@@ -1,0 +1,96 @@
+//! Proof that a stored backup is whole, without restoring it: every stored byte is read back and compared with the manifest, what comes
+//! out is taken apart to its end.
+
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::Catalog;
+use crate::chain;
+use crate::component::ArtifactOpener;
+use crate::component::structure::{self, StructureError};
+use crate::fetch;
+use crate::manifest::{Artifact, Manifest};
+use crate::pipeline::{Progress, UnpackError};
+
+/// Why a backup could not be verified at all.
+#[derive(Debug, Error)]
+pub enum VerifyError {
+    #[error("the verification was cancelled")]
+    Cancelled,
+}
+
+/// What was found out about one stored object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// Whole; what it holds, as a short text.
+    Sound(String),
+    /// Not what was written, and why.
+    Damaged(String),
+    /// It could not be read, which says nothing about it.
+    Unread(String),
+}
+
+/// What was found out about a backup in one target.
+#[derive(Debug, Clone)]
+pub struct Findings {
+    /// By path, in the manifest's order, `SHA256SUMS` last.
+    pub objects: Vec<(String, Finding)>,
+}
+
+impl Findings {
+    pub fn damaged(&self) -> impl Iterator<Item = String> {
+        self.objects.iter().filter_map(|(path, f)| if let Finding::Damaged(why) = f { Some(format!("`{path}`: {why}")) } else { None })
+    }
+
+    pub fn unread(&self) -> impl Iterator<Item = String> {
+        self.objects.iter().filter_map(|(path, f)| if let Finding::Unread(why) = f { Some(format!("`{path}`: {why}")) } else { None })
+    }
+}
+
+/// Reads a backup back. A damaged object does not keep the others from being read.
+///
+/// # Errors
+/// [`VerifyError`]; what is wrong with the objects is in the [`Findings`].
+pub async fn verify(
+    catalog: &Catalog,
+    manifest: &Manifest,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<Findings, VerifyError> {
+    let open = fetch::opener(catalog.target().clone(), manifest.name.clone(), progress.clone());
+    let mut objects = Vec::new();
+    for artifact in manifest.artifacts() {
+        let finding = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(VerifyError::Cancelled),
+            finding = read(&open, artifact) => finding,
+        };
+        objects.push((artifact.path.to_string(), finding));
+    }
+    let sums = match catalog.sums_match(manifest).await {
+        Ok(true) => Finding::Sound("agrees with the manifest".into()),
+        Ok(false) => Finding::Damaged("it is missing, or does not agree with the manifest".into()),
+        Err(error) => Finding::Unread(chain::describe(&error)),
+    };
+    objects.push(("SHA256SUMS".to_owned(), sums));
+    Ok(Findings { objects })
+}
+
+async fn read(open: &ArtifactOpener, artifact: &Artifact) -> Finding {
+    let walked = match open(artifact).await {
+        Ok(stream) => structure::walk(artifact.format, stream).await,
+        Err(error) => Err(StructureError::Read(error)),
+    };
+    match walked {
+        Ok(found) => Finding::Sound(found),
+        Err(error) => {
+            // the stream's own verdict counts more than what was made of its bytes
+            match chain::find::<UnpackError>(&error) {
+                Some(cause) if cause.is_damage() => Finding::Damaged(chain::describe(cause)),
+                Some(cause) => Finding::Unread(chain::describe(cause)),
+                None if error.is_damage() => Finding::Damaged(chain::describe(&error)),
+                None => Finding::Unread(chain::describe(&error)),
+            }
+        }
+    }
+}
