@@ -12,8 +12,8 @@ use crate::chain;
 use crate::component::{Artifact, ComponentError};
 use crate::manifest;
 use crate::name::{ArtifactPath, BackupName, ComponentName, NameError};
-use crate::pipeline::{Codec, Engine, PackError, PackOptions, Packed, Packer, Part};
-use crate::storage::{PIECE, Piece, Shape, Upload};
+use crate::pipeline::{Codec, Engine, PackError, PackOptions, Packed, Packer};
+use crate::storage::{PIECE, Shape, Upload};
 
 #[derive(Debug, Error)]
 pub(super) enum TransferError {
@@ -122,7 +122,7 @@ impl Transfer {
             let Some(part) = self.or_cancelled(packer.next()).await?.map_err(pack)? else { return Ok(()) };
             let mut lost = Vec::new();
             for (at, leg) in legs.iter().enumerate() {
-                if !self.or_cancelled(leg.upload.send(piece(&part))).await? {
+                if !self.or_cancelled(leg.upload.send(part.iter().cloned().collect())).await? {
                     lost.push(at);
                 }
             }
@@ -145,8 +145,4 @@ impl Transfer {
             done = work => Ok(done),
         }
     }
-}
-
-fn piece(part: &Part) -> Piece {
-    Piece { payload: part.bytes.iter().cloned().collect(), hold: part.hold.clone() }
 }

@@ -1,31 +1,37 @@
 //! What all streams of a process share: memory and threads.
 
+use std::io;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::block::{BLOCK, Block, Pool};
 use super::encode::Shelf;
 
-const KIB: usize = 1 << 10;
-
-/// Memory for bytes in flight. A chunk takes its share before it is read and gives it back when every target has stored it.
+/// Memory for bytes in flight. A chunk takes a block before it is read, and the block comes back when every target has stored what is in it.
 ///
 /// A stream holds back up to one unfinished part. So that streams can never starve each other, each is admitted with the size of its
 /// part, and the parts of all admitted streams take at most two thirds of the budget.
 #[derive(Debug, Clone)]
 pub struct Budget {
-    bytes: Arc<Semaphore>,
+    blocks: Arc<Semaphore>,
     parts: Arc<Semaphore>,
     largest_part: usize,
+    pool: Arc<Mutex<Weak<Pool>>>,
 }
 
 impl Budget {
-    /// A budget of `bytes`, at least 6 MiB.
+    /// A budget of `bytes`, at least 8 MiB.
     pub fn new(bytes: usize) -> Self {
-        let bytes = bytes.max(6 << 20);
-        let parts = bytes / 3 * 2;
-        Self { bytes: Arc::new(Semaphore::new(bytes / KIB)), parts: Arc::new(Semaphore::new(parts / KIB)), largest_part: parts }
+        let blocks = (bytes / BLOCK).max(8);
+        let parts = blocks / 3 * 2;
+        Self {
+            blocks: Arc::new(Semaphore::new(blocks)),
+            parts: Arc::new(Semaphore::new(parts)),
+            largest_part: parts * BLOCK,
+            pool: Arc::default(),
+        }
     }
 
     /// Largest part that a stream can ask for, in bytes.
@@ -35,12 +41,12 @@ impl Budget {
 
     /// Waits until a stream with parts of `part_size` bytes fits beside those that run.
     pub(super) async fn admit(&self, part_size: usize) -> OwnedSemaphorePermit {
-        acquire(&self.parts, part_size.min(self.largest_part)).await
+        acquire(&self.parts, share(part_size.min(self.largest_part))).await
     }
 
     /// Makes an admission larger, if there is room now. Without waiting: two streams that waited for each other's room would wait for ever.
     pub(super) fn enlarge(&self, admission: &mut OwnedSemaphorePermit, part_size: usize) -> bool {
-        let wanted = permits(part_size.min(self.largest_part)) as usize;
+        let wanted = share(part_size.min(self.largest_part)) as usize;
         let Ok(more) = u32::try_from(wanted.saturating_sub(admission.num_permits())) else { return false };
         match self.parts.clone().try_acquire_many_owned(more) {
             Ok(room) => {
@@ -51,19 +57,29 @@ impl Budget {
         }
     }
 
-    pub(super) async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
-        acquire(&self.bytes, bytes).await
+    /// The blocks of all streams, to be held while one runs.
+    pub(super) fn pool(&self) -> Arc<Pool> {
+        let mut shared = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let pool = Arc::default();
+            *shared = Arc::downgrade(&pool);
+            pool
+        })
+    }
+
+    /// Waits for an empty block.
+    pub(super) async fn block(&self, pool: &Arc<Pool>) -> io::Result<Block> {
+        Block::new(pool, acquire(&self.blocks, 1).await)
     }
 }
 
-async fn acquire(semaphore: &Arc<Semaphore>, bytes: usize) -> OwnedSemaphorePermit {
-    let permits = permits(bytes);
-    semaphore.clone().acquire_many_owned(permits).await.expect("the budget is never closed")
+async fn acquire(semaphore: &Arc<Semaphore>, blocks: u32) -> OwnedSemaphorePermit {
+    semaphore.clone().acquire_many_owned(blocks).await.expect("the budget is never closed")
 }
 
-/// Permits are KiB, rounded up.
-pub(super) fn permits(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX)
+/// Blocks that `bytes` take.
+fn share(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(BLOCK)).unwrap_or(u32::MAX)
 }
 
 /// Bytes that went through so far, for whoever shows it. Clones share.

@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use bytes::Bytes;
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::codec::Codec;
@@ -18,7 +17,6 @@ pub(super) const PANICS: u32 = 13;
 pub struct Encoder {
     codec: Codec,
     method: Method,
-    out: Vec<u8>,
 }
 
 enum Method {
@@ -51,24 +49,27 @@ impl Encoder {
                 Method::Zstd(compressor)
             }
         };
-        Ok(Self { codec, method, out: Vec::new() })
+        Ok(Self { codec, method })
     }
 
-    /// What is stored for `chunk`: one or more members, a frame, or `chunk` itself. No more memory is held than its length says: the budget
-    /// counts lengths.
+    /// Writes what is stored for `chunk` to the beginning of `out`, which is made as large as it takes: one or more members, a frame, or
+    /// the chunk itself. Their length.
     ///
     /// # Errors
     /// Those of the library.
-    pub fn encode(&mut self, chunk: &Bytes) -> io::Result<Bytes> {
-        let length = match &mut self.method {
-            Method::Copy => return Ok(chunk.clone()),
-            Method::Gzip(gzip) => gzip.encode(chunk, &mut self.out)?,
-            Method::Zstd(compressor) => {
-                reserve(&mut self.out, zstd::zstd_safe::compress_bound(chunk.len()));
-                compressor.compress_to_buffer(chunk, &mut self.out[..])?
+    pub fn encode(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
+        match &mut self.method {
+            Method::Copy => {
+                reserve(out, chunk.len());
+                out[..chunk.len()].copy_from_slice(chunk);
+                Ok(chunk.len())
             }
-        };
-        Ok(Bytes::copy_from_slice(&self.out[..length]))
+            Method::Gzip(gzip) => gzip.encode(chunk, out),
+            Method::Zstd(compressor) => {
+                reserve(out, zstd::zstd_safe::compress_bound(chunk.len()));
+                compressor.compress_to_buffer(chunk, &mut out[..])
+            }
+        }
     }
 }
 
@@ -125,14 +126,14 @@ impl Shelf {
         })
     }
 
-    /// Encodes with an encoder of the shelf.
-    pub(super) fn encode(&self, codec: Codec, chunk: &Bytes) -> io::Result<Bytes> {
+    /// [`Encoder::encode`] with an encoder of the shelf.
+    pub(super) fn encode(&self, codec: Codec, chunk: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
         let found = self.with(|free| free.iter().position(|e| e.codec == codec).map(|at| free.swap_remove(at)));
         let mut encoder = match found {
             Some(encoder) => encoder,
             None => Encoder::new(codec)?,
         };
-        let encoded = encoder.encode(chunk);
+        let encoded = encoder.encode(chunk, out);
         self.with(|free| {
             if free.len() >= self.room {
                 free.remove(0);

@@ -7,6 +7,7 @@
 //!
 //! Every byte in flight is drawn from one [`Budget`], so that memory does not grow with the size of the data.
 
+mod block;
 mod budget;
 mod codec;
 mod density;
@@ -20,5 +21,5 @@ mod unpack;
 pub use budget::{Budget, Engine, Progress};
 pub use codec::Codec;
 pub use encode::Encoder;
-pub use pack::{Admission, PackError, PackOptions, Packed, Packer, Part};
+pub use pack::{Admission, PackError, PackOptions, Packed, Packer};
 pub use unpack::{UnpackError, unpack};

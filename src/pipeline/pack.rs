@@ -1,12 +1,11 @@
 //! A source's stream on its way to storage: read in chunks, compressed side by side, hashed, cut into parts.
 
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -14,13 +13,15 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::budget::{self, Budget, Engine, Progress};
+use super::block::{BLOCK, Block};
+use super::budget::{Budget, Engine, Progress};
 use super::codec::Codec;
-use super::parts::{PartSizes, base_part};
-use crate::manifest::hex;
+use super::parts::PartSizes;
+use crate::manifest::{Encoding, hex};
 
-/// Bytes that are compressed as one. A member of 1 MiB costs 0.2 to 0.35 % of the ratio.
-const CHUNK: usize = 1 << 20;
+/// Bytes that are compressed as one. A member of this size costs 0.2 to 0.35 % of the ratio. What is stored for a chunk, compressed or not,
+/// fits into a block: gzip adds 18 bytes a member and 5 to each 64 KiB that it stores, with a member for 16 KiB at most.
+const CHUNK: usize = BLOCK - (4 << 10);
 
 /// Why a stream could not be packed. Told apart by side: none of these is a target's fault.
 #[derive(Debug, Error)]
@@ -35,22 +36,8 @@ pub enum PackError {
     Thread(#[source] tokio::task::JoinError),
     #[error("the reader of the source ended early")]
     Reader,
-}
-
-/// The next bytes to store. Dropping the last clone gives its memory back to the budget.
-#[derive(Clone)]
-pub struct Part {
-    pub bytes: Vec<Bytes>,
-    pub hold: Arc<PartHold>,
-}
-
-/// What a part keeps until it is stored.
-pub struct PartHold(#[expect(dead_code, reason = "held for its drop")] Vec<OwnedSemaphorePermit>);
-
-impl fmt::Debug for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Part").field("bytes", &self.bytes.iter().map(Bytes::len).sum::<usize>()).finish()
-    }
+    #[error("get memory")]
+    Memory(#[source] io::Error),
 }
 
 /// What was packed, once the stream has ended.
@@ -66,9 +53,15 @@ pub struct Packed {
 
 /// A chunk that was compressed.
 struct Encoded {
-    raw: Bytes,
-    stored: Bytes,
-    permit: OwnedSemaphorePermit,
+    raw: Block,
+    /// None: what is stored is the chunk itself.
+    stored: Option<Stored>,
+}
+
+/// What is stored for a chunk: the beginning of a buffer that is used again.
+struct Stored {
+    buffer: Vec<u8>,
+    length: usize,
 }
 
 /// A chunk that is being compressed; none at the end; or the error in place of it.
@@ -103,12 +96,8 @@ pub struct Admission {
 impl Engine {
     /// Waits until the budget has room for a stream with parts of the size that `options` ask for.
     pub async fn admit(&self, options: PackOptions) -> Admission {
-        let largest = self.budget.largest_part();
-        let base = match options.part_size.and_then(|s| usize::try_from(s).ok()) {
-            Some(size) => size.min(largest),
-            None => base_part(options.estimate, options.max_parts, largest),
-        };
-        let sizes = PartSizes { base, largest, max_parts: options.max_parts };
+        let base = self.part_size(&options);
+        let sizes = PartSizes { base, largest: self.budget.largest_part(), max_parts: options.max_parts };
         Admission { sizes, permit: self.budget.admit(base).await }
     }
 }
@@ -116,16 +105,17 @@ impl Engine {
 /// Packs one stream; pulled by whoever stores the parts.
 pub struct Packer {
     chunks: mpsc::Receiver<Pending>,
-    /// Memory of chunks that were hashed, on its way back to the reader: fresh memory is dear, its pages have to be made first.
-    spent: std::sync::mpsc::Sender<BytesMut>,
+    /// Buffers of what was stored, on their way back to the threads that compress.
+    spent: std::sync::mpsc::Sender<Vec<u8>>,
     /// Reads ahead; ends with the packer.
     _reader: AbortOnDropHandle<()>,
     hashers: Option<Hashers>,
     sizes: PartSizes,
     parts: u32,
+    /// Of the next part: what is final, then the block that is being filled.
     pending: Vec<Bytes>,
+    tail: Option<Block>,
     pending_len: usize,
-    permits: Vec<OwnedSemaphorePermit>,
     raw_bytes: u64,
     stored_bytes: u64,
     ended: bool,
@@ -151,8 +141,8 @@ impl Packer {
             sizes,
             parts: 0,
             pending: Vec::new(),
+            tail: None,
             pending_len: 0,
-            permits: Vec::new(),
             raw_bytes: 0,
             stored_bytes: 0,
             ended: false,
@@ -163,8 +153,9 @@ impl Packer {
         }
     }
 
-    /// The next part, in stream order; `None` after the last. Every part but the last has the full size.
-    pub async fn next(&mut self) -> Result<Option<Part>, PackError> {
+    /// The next part, in stream order; `None` after the last. Every part but the last has the full size. Its memory goes back to the budget
+    /// with the last clone of its bytes.
+    pub async fn next(&mut self) -> Result<Option<Vec<Bytes>>, PackError> {
         let full = self.part_size();
         while self.pending_len < full && !self.ended {
             match self.chunks.recv().await.ok_or(PackError::Reader)?? {
@@ -172,6 +163,7 @@ impl Packer {
                 None => self.ended = true,
             }
         }
+        self.pending.extend(self.tail.take().map(Block::freeze));
         if self.pending.is_empty() {
             return Ok(None);
         }
@@ -200,45 +192,72 @@ impl Packer {
     }
 
     async fn add(&mut self, encoded: Encoded) -> Result<(), PackError> {
-        let Encoded { raw, stored, mut permit } = encoded;
-        self.raw_bytes += raw.len() as u64;
-        self.progress.0.fetch_add(raw.len() as u64, Ordering::Relaxed);
-        let mut hashers = self.hashers.take().unwrap_or_default();
+        let raw_len = encoded.raw.len() as u64;
+        let (mut hashers, tail) = (self.hashers.take().unwrap_or_default(), self.tail.take());
         let hashing = tokio::task::spawn_blocking(move || {
-            hashers.raw.update(&raw);
-            hashers.stored.update(&stored);
-            (hashers, raw, stored)
+            hashers.raw.update(encoded.raw.as_ref());
+            let stored = encoded.stored.as_ref().map_or(encoded.raw.as_ref(), |s| &s.buffer[..s.length]);
+            hashers.stored.update(stored);
+            let length = stored.len();
+            let (full, tail, buffer) = match encoded.stored {
+                None => (tail.into_iter().chain([encoded.raw]).collect(), None, None),
+                Some(stored) => {
+                    let (full, tail) = append(tail, &stored.buffer[..stored.length], encoded.raw);
+                    (full, Some(tail), Some(stored.buffer))
+                }
+            };
+            (hashers, length, full, tail, buffer)
         });
-        let (hashers, raw, stored) = hashing.await.map_err(PackError::Thread)?;
-        if let Ok(mut chunk) = raw.try_into_mut() {
-            chunk.clear();
-            // a reader that is done takes none back
-            let _ = self.spent.send(chunk);
-        }
+        let (hashers, length, full, tail, buffer): (_, _, Vec<Block>, _, _) = hashing.await.map_err(PackError::Thread)?;
         self.hashers = Some(hashers);
-        let unneeded = permit.num_permits().saturating_sub(budget::permits(stored.len()) as usize);
-        drop(permit.split(unneeded));
-        self.stored_bytes += stored.len() as u64;
-        self.pending_len += stored.len();
-        self.permits.push(permit);
-        self.pending.push(stored);
+        self.tail = tail;
+        self.pending.extend(full.into_iter().map(Block::freeze));
+        self.raw_bytes += raw_len;
+        self.progress.0.fetch_add(raw_len, Ordering::Relaxed);
+        self.stored_bytes += length as u64;
+        self.pending_len += length;
+        if let Some(buffer) = buffer {
+            // a reader that is done takes none back
+            let _ = self.spent.send(buffer);
+        }
         Ok(())
     }
 
-    /// Cuts a part of exactly `full` bytes off, or all there is. What is left of the last chunk keeps its permit with the part that was
-    /// cut: it is at most one chunk.
-    fn cut(&mut self, full: usize) -> Part {
-        let mut bytes = std::mem::take(&mut self.pending);
-        if self.pending_len > full
-            && let Some(last) = bytes.last_mut()
+    /// Cuts a part of exactly `full` bytes off, or all there is. What is left of the last block is the beginning of the next part; the
+    /// block itself is free when both are stored.
+    fn cut(&mut self, full: usize) -> Vec<Bytes> {
+        let mut part = std::mem::take(&mut self.pending);
+        let mut surplus = self.pending_len.saturating_sub(full);
+        self.pending_len = surplus;
+        while let Some(last) = part.last_mut()
+            && surplus > 0
         {
-            let rest = last.split_off(last.len() - (self.pending_len - full));
-            self.pending.push(rest);
+            let rest = last.split_off(last.len() - surplus.min(last.len()));
+            surplus -= rest.len();
+            self.pending.insert(0, rest);
+            if last.is_empty() {
+                part.pop();
+            }
         }
-        self.pending_len = self.pending.iter().map(Bytes::len).sum();
         self.parts += 1;
-        Part { bytes, hold: Arc::new(PartHold(std::mem::take(&mut self.permits))) }
+        part
     }
+}
+
+/// Appends `stored` to `tail`; what does not fit goes into `spare`, whose content is no longer needed. The full block, if there is one, and
+/// the one to go on with.
+fn append(tail: Option<Block>, stored: &[u8], mut spare: Block) -> (Vec<Block>, Block) {
+    spare.clear();
+    let Some(mut tail) = tail else {
+        assert_eq!(spare.take(stored), stored.len(), "what is stored for a chunk fits into a block");
+        return (Vec::new(), spare);
+    };
+    let taken = tail.take(stored);
+    if taken == stored.len() {
+        return (Vec::new(), tail);
+    }
+    assert_eq!(spare.take(&stored[taken..]), stored.len() - taken, "what is stored for a chunk fits into a block");
+    (vec![tail], spare)
 }
 
 /// Reads a source in chunks and has them compressed, as far ahead as the budget and the threads go.
@@ -248,7 +267,7 @@ struct Reader<R> {
     codec: Codec,
     stall: Duration,
     chunks: mpsc::Sender<Pending>,
-    spare: std::sync::mpsc::Receiver<BytesMut>,
+    spare: std::sync::mpsc::Receiver<Vec<u8>>,
 }
 
 impl<R: AsyncRead + Send + Unpin + 'static> Reader<R> {
@@ -265,19 +284,23 @@ impl<R: AsyncRead + Send + Unpin + 'static> Reader<R> {
     /// Full chunks, but for the last. A stream of no bytes is one empty chunk: an empty member is a valid file, no bytes are not. `None`
     /// when nobody waits for them any more.
     async fn read(&mut self) -> Result<Option<()>, PackError> {
-        let encoders = self.engine.encoders();
+        let (encoders, pool) = (self.engine.encoders(), self.engine.budget.pool());
         let mut any = false;
         loop {
-            let permit = self.engine.budget.take(CHUNK).await;
-            let (raw, ended) = self.chunk().await?;
-            if !(raw.is_empty() && any) {
+            let mut raw = self.engine.budget.block(&pool).await.map_err(PackError::Memory)?;
+            let ended = self.fill(&mut raw).await?;
+            if raw.len() > 0 || !any {
                 any = true;
                 let slot = self.engine.slots.clone().acquire_owned().await.expect("the slots are never closed");
                 let (codec, encoders) = (self.codec, Arc::clone(&encoders));
+                let mut buffer = self.spare.try_recv().unwrap_or_default();
                 let encoding = tokio::task::spawn_blocking(move || {
-                    let stored = encoders.encode(codec, &raw)?;
+                    let stored = match codec.encoding {
+                        Encoding::None => None,
+                        _ => Some(encoders.encode(codec, raw.as_ref(), &mut buffer).map(|length| Stored { buffer, length })?),
+                    };
                     drop(slot);
-                    Ok(Encoded { raw, stored, permit })
+                    Ok(Encoded { raw, stored })
                 });
                 if self.chunks.send(Ok(Some(encoding))).await.is_err() {
                     return Ok(None);
@@ -289,15 +312,16 @@ impl<R: AsyncRead + Send + Unpin + 'static> Reader<R> {
         }
     }
 
-    /// The next bytes, and whether the source has ended.
-    async fn chunk(&mut self) -> Result<(Bytes, bool), PackError> {
-        let mut chunk = self.spare.try_recv().unwrap_or_else(|_| BytesMut::with_capacity(CHUNK));
+    /// Reads a whole chunk, if there is as much; whether the source has ended.
+    async fn fill(&mut self, chunk: &mut Block) -> Result<bool, PackError> {
         while chunk.len() < CHUNK {
-            let read = tokio::time::timeout(self.stall, self.source.read_buf(&mut chunk)).await;
-            if read.map_err(|_| PackError::Stalled(self.stall))?.map_err(PackError::Read)? == 0 {
-                return Ok((chunk.freeze(), true));
+            let left = CHUNK - chunk.len();
+            let read = tokio::time::timeout(self.stall, self.source.read(&mut chunk.space()[..left])).await;
+            match read.map_err(|_| PackError::Stalled(self.stall))?.map_err(PackError::Read)? {
+                0 => return Ok(true),
+                n => chunk.advance(n),
             }
         }
-        Ok((chunk.freeze(), false))
+        Ok(false)
     }
 }

@@ -20,4 +20,4 @@ pub use limit::Limiter;
 pub use options::{Addressing, Checksum, Location, S3Options, TargetOptions};
 pub use read::Stored;
 pub use target::{Access, Target};
-pub use upload::{PIECE, Piece, Shape, Upload};
+pub use upload::{PIECE, Shape, Upload};

@@ -3,8 +3,6 @@
 //! The upload runs in a task of its own. It becomes visible by [`Upload::finish`] only; an upload that is dropped, cancelled, or fails is
 //! aborted, so that no parts stay behind.
 
-use std::any::Any;
-use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::path::Path;
@@ -26,17 +24,10 @@ pub const PIECE: u64 = 16 << 20;
 /// How long an abort may take; the store forgets the parts by its lifecycle rule if it does not answer.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The next bytes of an object. `hold` is kept until they are stored: the memory that they were drawn from a budget.
-#[derive(Clone)]
-pub struct Piece {
-    pub payload: PutPayload,
-    pub hold: Arc<dyn Any + Send + Sync>,
-}
-
 /// What is known of an object before its first byte.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Bytes of each [`Piece`] but the last, unless the object outgrows its estimate.
+    /// Bytes of each piece but the last, unless the object outgrows its estimate.
     pub piece: u64,
     /// About how many bytes will come.
     pub estimate: Option<u64>,
@@ -54,7 +45,7 @@ impl Target {
 }
 
 enum Message {
-    Piece(Piece),
+    Piece(PutPayload),
     Finish,
 }
 
@@ -75,7 +66,7 @@ impl Upload {
 
     /// Hands over the next bytes; waits while the store is slower than the source. False: the upload has failed, and
     /// [`Upload::finish`] will say why.
-    pub async fn send(&self, piece: Piece) -> bool {
+    pub async fn send(&self, piece: PutPayload) -> bool {
         self.messages.send(Message::Piece(piece)).await.is_ok()
     }
 
@@ -139,12 +130,12 @@ impl Worker {
         inbox: &mut mpsc::Receiver<Message>,
         slot: &mut Option<Box<dyn MultipartUpload>>,
     ) -> Result<(), StorageError> {
-        let mut held: Option<Piece> = None;
+        let mut held: Option<PutPayload> = None;
         loop {
             match inbox.recv().await {
                 None => return Err(self.cancelled()),
                 Some(Message::Piece(piece)) => match (held.take(), slot.as_mut()) {
-                    (None, None) if (piece.payload.content_length() as u64) < self.shape.piece => held = Some(piece),
+                    (None, None) if (piece.content_length() as u64) < self.shape.piece => held = Some(piece),
                     (first, open) => {
                         let upload = match open {
                             Some(upload) => upload,
@@ -162,7 +153,7 @@ impl Worker {
             flatten(part)?;
         }
         match slot.as_mut() {
-            None => self.put_whole(held.map(|p| p.payload).unwrap_or_default()).await,
+            None => self.put_whole(held.unwrap_or_default()).await,
             Some(upload) => {
                 self.in_time(upload.complete()).await?.map_err(self.target.call("complete the upload of", &self.key))?;
                 // from here on an abort would be an error of its own
@@ -186,19 +177,18 @@ impl Worker {
         self.in_time(begin).await?.map_err(self.target.call("begin the upload of", &self.key))
     }
 
-    async fn part(&mut self, upload: &mut dyn MultipartUpload, piece: Piece) -> Result<(), StorageError> {
+    async fn part(&mut self, upload: &mut dyn MultipartUpload, piece: PutPayload) -> Result<(), StorageError> {
         while self.parts.len() >= PARALLEL
             && let Some(part) = self.parts.join_next().await
         {
             flatten(part)?;
         }
         // to wait for the limit is no stall
-        self.target.wait_for(piece.payload.content_length() as u64).await;
+        self.target.wait_for(piece.content_length() as u64).await;
         let (target, key, stall) = (self.target.clone(), self.key.clone(), self.stall);
-        let part = upload.put_part(piece.payload);
+        let part = upload.put_part(piece);
         self.parts.spawn(async move {
             let stored = within(stall, &target, &key, part).await?.map_err(target.call("upload a part of", &key));
-            drop(piece.hold);
             stored
         });
         Ok(())

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use backstay::name::{ArtifactPath, BackupName};
-use backstay::storage::{Access, Location, Piece, S3Options, Shape, StorageError, Target, TargetOptions, Upload};
+use backstay::storage::{Access, Location, S3Options, Shape, StorageError, Target, TargetOptions, Upload};
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::aws::AmazonS3;
@@ -310,7 +310,7 @@ async fn an_upload_that_is_given_up_among_its_pieces_leaves_nothing() {
         let stall = Duration::from_secs(60);
         let upload = Upload::start(&target, key(), "application/octet-stream", shape, stall, CancellationToken::new());
         for _ in 0..send {
-            let piece = Piece { payload: Bytes::from(noise(5 * MIB)).into(), hold: Arc::new(()) };
+            let piece = Bytes::from(noise(5 * MIB)).into();
             assert!(upload.send(piece).await);
         }
         assert!(upload.abort().await.is_none());
