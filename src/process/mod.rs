@@ -85,9 +85,9 @@ impl Command {
     /// Starts the child; its stdout is the stream, its stdin is empty.
     ///
     /// # Errors
-    /// [`ProcessError::Start`]. Everything later is an error of the stream, see [`ProcessError::of`].
+    /// [`ProcessError::Start`], [`ProcessError::Output`]. Everything later is an error of the stream, see [`ProcessError::of`].
     pub fn stream(self, cancel: &CancellationToken) -> Result<ChildStream, ProcessError> {
-        Ok(ChildStream::new(Child::spawn(&self, Stdio::null())?, cancel))
+        ChildStream::new(Child::spawn(&self, Stdio::null())?, cancel)
     }
 
     /// Runs the child to its end.

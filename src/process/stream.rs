@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use rustix::pipe::fcntl_setpipe_size;
+use tokio::fs::File;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::process::ChildStdout;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -20,7 +20,8 @@ use super::{ProcessError, Stderr};
 /// The stdout of a child. Its end means that the child exited with status 0 and that what was to follow (see [`ChildStream::then`])
 /// succeeded. Dropping it kills the child.
 pub struct ChildStream {
-    stdout: ChildStdout,
+    /// Read on a blocking thread: epoll would wake us for each write of the child, however much we rest.
+    stdout: File,
     /// Where the pipe is wide: runs after a read that emptied it.
     rest: Option<Pin<Box<Sleep>>>,
     resting: bool,
@@ -57,13 +58,19 @@ enum State {
 
 impl ChildStream {
     /// The stream of a child that was just started.
-    pub(super) fn new(mut child: Child, cancel: &CancellationToken) -> Self {
-        let stdout = child.take_stdout();
+    pub(super) fn new(mut child: Child, cancel: &CancellationToken) -> Result<Self, ProcessError> {
+        let stdout = child.take_stdout().into_owned_fd();
+        let stdout = stdout.map_err(|source| ProcessError::Output { program: child.program.clone(), source })?;
         // where a user may not have that much, what there is does
         let wide = fcntl_setpipe_size(&stdout, PIPE).is_ok();
-        let rest = wide.then(|| Box::pin(tokio::time::sleep(REST)));
-        let cancelled = Box::pin(cancel.clone().cancelled_owned());
-        Self { stdout, rest, resting: false, cancelled, state: State::Reading(Box::new(child)), then: None }
+        Ok(Self {
+            stdout: File::from_std(stdout.into()),
+            rest: wide.then(|| Box::pin(tokio::time::sleep(REST))),
+            resting: false,
+            cancelled: Box::pin(cancel.clone().cancelled_owned()),
+            state: State::Reading(Box::new(child)),
+            then: None,
+        })
     }
 
     /// Does `f` after the child exited with status 0 and before the end is reported; an error of `f` is the stream's. `f` gets what the
