@@ -146,17 +146,18 @@ KEPT = {"gzip": ("gzip", 0), "zstd 3": ("zstd", 3)}
 
 def restore_rows(s):
     drop = f"{s.pg_bin}/psql -X -q {s.login} -d postgres -c 'DROP DATABASE IF EXISTS restored'"
-    gone = f"rm -rf {s.work}/copy"
+    # a new directory each time, and nothing removed in between: ext4 searches past the inodes of a tree that was just removed
+    fresh = f"mktemp -u -p {s.work} copy.XXXXXXXX"
     rows = [
         Row("pg_restore -j2", f"{s.pg_bin}/createdb {s.login} -T template0 restored\n"
             f"{s.pg_bin}/pg_restore -j2 --exit-on-error {s.login} -d restored {s.work}/plain.dump", drop),
-        Row("cp -a of the tree", f"cp -a {s.tree} {s.work}/copy", gone),
+        Row("cp -a of the tree", f"cp -a {s.tree} $({fresh})"),
     ]
     for name, (compression, level) in KEPT.items():
         restore = shlex.join(s.backstay(compression, level, s.kept(compression), "restore latest --yes"))
         rows += [
             Row(f"backstay database, {name}", f"{restore} --only postgres --into postgres=restored", drop),
-            Row(f"backstay tree, {name}", f"{restore} --only media --into media={s.work}/copy", gone),
+            Row(f"backstay tree, {name}", f"{restore} --only media --into media=$({fresh})"),
         ]
     return rows
 
@@ -245,7 +246,7 @@ def main():
         meter.script(shlex.join(s.backstay(compression, level, s.kept(compression), "backup")))
     restores = restore_rows(s)
     measure(meter, restores, arguments.rounds, None)
-    meter.script(f"{restores[0].before}; rm -rf copy")
+    meter.script(f"{restores[0].before}; rm -rf copy.*")
 
     table("backup", backups)
     table("restore", restores)

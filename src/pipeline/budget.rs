@@ -9,10 +9,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::block::{BLOCK, Block, Pool};
 use super::encode::Shelf;
 
+/// Blocks that hold bytes of two parts, or are not full yet.
+const IN_PART: usize = 2;
+
 /// Memory for bytes in flight. A chunk takes a block before it is read, and the block comes back when every target has stored what is in it.
 ///
-/// A stream holds back up to one unfinished part. So that streams can never starve each other, each is admitted with the size of its
-/// part, and the parts of all admitted streams take at most two thirds of the budget.
+/// A stream holds back up to one unfinished part, of which two blocks belong to it in part only: the one that is being filled, and the one
+/// that the part before ended in. So that streams can never starve each other, each is admitted with what it may hold back, and all that
+/// admitted streams hold back takes at most two thirds of the budget, and two blocks.
 #[derive(Debug, Clone)]
 pub struct Budget {
     blocks: Arc<Semaphore>,
@@ -28,7 +32,7 @@ impl Budget {
         let parts = blocks / 3 * 2;
         Self {
             blocks: Arc::new(Semaphore::new(blocks)),
-            parts: Arc::new(Semaphore::new(parts)),
+            parts: Arc::new(Semaphore::new(parts + IN_PART)),
             largest_part: parts * BLOCK,
             pool: Arc::default(),
         }
@@ -77,9 +81,9 @@ async fn acquire(semaphore: &Arc<Semaphore>, blocks: u32) -> OwnedSemaphorePermi
     semaphore.clone().acquire_many_owned(blocks).await.expect("the budget is never closed")
 }
 
-/// Blocks that `bytes` take.
-fn share(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(BLOCK)).unwrap_or(u32::MAX)
+/// Blocks that a stream with such parts may hold back.
+fn share(part_size: usize) -> u32 {
+    u32::try_from(part_size.div_ceil(BLOCK) + IN_PART).unwrap_or(u32::MAX)
 }
 
 /// Bytes that went through so far, for whoever shows it. Clones share.

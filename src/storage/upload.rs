@@ -187,10 +187,7 @@ impl Worker {
         self.target.wait_for(piece.content_length() as u64).await;
         let (target, key, stall) = (self.target.clone(), self.key.clone(), self.stall);
         let part = upload.put_part(piece);
-        self.parts.spawn(async move {
-            let stored = within(stall, &target, &key, part).await?.map_err(target.call("upload a part of", &key));
-            stored
-        });
+        self.parts.spawn(async move { within(stall, &target, &key, part).await?.map_err(target.call("upload a part of", &key)) });
         Ok(())
     }
 
