@@ -1,9 +1,8 @@
 //! Round trips through both directions of the pipeline, and everything that can break in between.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -183,29 +182,36 @@ async fn a_codec_that_fails_and_a_thread_or_a_reader_that_dies_are_errors() {
     assert!(matches!(error, PackError::Reader), "{error:?}");
 }
 
+/// The target stores a part only when no more come: as slow as a target can be.
 #[tokio::test]
 async fn a_target_that_is_much_slower_than_the_source_holds_no_more_than_the_budget() {
-    struct Counted(Arc<AtomicUsize>, io::Take<io::Repeat>);
-    impl AsyncRead for Counted {
-        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            let n = io::Read::read(&mut self.1, buf.initialize_unfilled())?;
-            buf.advance(n);
-            self.0.fetch_add(n, Ordering::SeqCst);
-            Poll::Ready(Ok(()))
-        }
-    }
-    let (given, engine, options) = (Arc::new(AtomicUsize::new(0)), engine(), options(Encoding::None));
-    let source = Counted(given.clone(), io::Read::take(io::repeat(7), 64 << 20));
+    let (engine, options) = (engine(), options(Encoding::None));
+    let source = AsyncReadExt::take(tokio::io::repeat(7), 64 << 20);
     let admission = engine.admit(options).await;
     let mut packer = Packer::new(&engine, source, options, admission);
-    let mut stored = 0;
-    while let Some(part) = packer.next().await.expect("packed") {
-        // the slowness itself: time enough to read everything
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        assert!(given.load(Ordering::SeqCst) - stored <= 16 * MIB, "{given:?} of which {stored} are stored");
-        stored += part.iter().map(Bytes::len).sum::<usize>();
+    let (out, mut parts) = tokio::sync::mpsc::unbounded_channel();
+    let packing = tokio::spawn(async move {
+        while let Some(part) = packer.next().await.expect("packed") {
+            out.send(part).expect("somebody stores it");
+        }
+        drop(out);
+        packer.finish().raw_bytes
+    });
+    let bytes = |part: &Vec<Bytes>| part.iter().map(Bytes::len).sum::<usize>();
+    let (mut held, mut stored) = (VecDeque::new(), 0);
+    loop {
+        match tokio::time::timeout(Duration::from_millis(50), parts.recv()).await {
+            Ok(Some(part)) => {
+                held.push_back(part);
+                let under_way: usize = held.iter().map(bytes).sum();
+                assert!(under_way <= 16 * MIB, "{under_way} bytes are under way");
+            }
+            Ok(None) => break,
+            Err(_) => stored += held.pop_front().as_ref().map_or(0, bytes),
+        }
     }
-    assert_eq!((stored, packer.finish().raw_bytes), (64 * MIB, 64 << 20));
+    stored += held.iter().map(bytes).sum::<usize>();
+    assert_eq!((stored, packing.await.expect("it ended")), (64 * MIB, 64 << 20));
 }
 
 #[tokio::test]
