@@ -1,6 +1,8 @@
 //! Proof that a stored backup is whole, without restoring it: every stored byte is read back and compared with the manifest, what comes
 //! out is taken apart to its end.
 
+use std::io;
+
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +26,7 @@ pub enum VerifyError {
 pub enum Finding {
     /// Whole; what it holds, as a short text.
     Sound(String),
-    /// Not what was written, and why.
+    /// Not what was written, or not a whole file of its format; why.
     Damaged(String),
     /// It could not be read, which says nothing about it.
     Unread(String),
@@ -38,12 +40,14 @@ pub struct Findings {
 }
 
 impl Findings {
+    /// Sentences that name their objects.
     pub fn damaged(&self) -> impl Iterator<Item = String> {
-        self.objects.iter().filter_map(|(path, f)| if let Finding::Damaged(why) = f { Some(format!("`{path}`: {why}")) } else { None })
+        self.objects.iter().filter_map(|(_, f)| if let Finding::Damaged(why) = f { Some(why.clone()) } else { None })
     }
 
+    /// Sentences that name their objects.
     pub fn unread(&self) -> impl Iterator<Item = String> {
-        self.objects.iter().filter_map(|(path, f)| if let Finding::Unread(why) = f { Some(format!("`{path}`: {why}")) } else { None })
+        self.objects.iter().filter_map(|(_, f)| if let Finding::Unread(why) = f { Some(why.clone()) } else { None })
     }
 }
 
@@ -69,7 +73,7 @@ pub async fn verify(
     }
     let sums = match catalog.sums_match(manifest).await {
         Ok(true) => Finding::Sound("agrees with the manifest".into()),
-        Ok(false) => Finding::Damaged("it is missing, or does not agree with the manifest".into()),
+        Ok(false) => Finding::Damaged("`SHA256SUMS` is missing, or does not agree with the manifest".into()),
         Err(error) => Finding::Unread(chain::describe(&error)),
     };
     objects.push(("SHA256SUMS".to_owned(), sums));
@@ -77,20 +81,27 @@ pub async fn verify(
 }
 
 async fn read(open: &ArtifactOpener, artifact: &Artifact) -> Finding {
-    let walked = match open(artifact).await {
-        Ok(stream) => structure::walk(artifact.format, stream).await,
-        Err(error) => Err(StructureError::Read(error)),
+    let error = match walk(open, artifact).await {
+        Ok(found) => return Finding::Sound(found),
+        Err(error) => error,
     };
-    match walked {
-        Ok(found) => Finding::Sound(found),
-        Err(error) => {
-            // the stream's own verdict counts more than what was made of its bytes
-            match chain::find::<UnpackError>(&error) {
-                Some(cause) if cause.is_damage() => Finding::Damaged(chain::describe(cause)),
-                Some(cause) => Finding::Unread(chain::describe(cause)),
-                None if error.is_damage() => Finding::Damaged(chain::describe(&error)),
-                None => Finding::Unread(chain::describe(&error)),
-            }
-        }
+    // bytes that are not what was written make no sense either: only the end of the stream tells damage from a dump that was bad from the start
+    let error = match chain::find::<UnpackError>(&error) {
+        None if error.is_damage() => pass_over(open, artifact).await.err().map_or(error, StructureError::Read),
+        _ => error,
+    };
+    match chain::find::<UnpackError>(&error) {
+        Some(cause) if cause.is_damage() => Finding::Damaged(chain::describe(cause)),
+        Some(cause) => Finding::Unread(chain::describe(cause)),
+        None if error.is_damage() => Finding::Damaged(format!("`{}` is as it was written, but {}", artifact.path, chain::describe(&error))),
+        None => Finding::Unread(format!("`{}`: {}", artifact.path, chain::describe(&error))),
     }
+}
+
+async fn walk(open: &ArtifactOpener, artifact: &Artifact) -> Result<String, StructureError> {
+    structure::walk(artifact.format, open(artifact).await.map_err(StructureError::Read)?).await
+}
+
+async fn pass_over(open: &ArtifactOpener, artifact: &Artifact) -> io::Result<u64> {
+    tokio::io::copy(&mut open(artifact).await?, &mut tokio::io::sink()).await
 }

@@ -109,3 +109,32 @@ fn tar(stream: ByteStream) -> Result<String, StructureError> {
     }
     Ok(format!("{members} members"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files() -> Vec<(Format, Vec<u8>)> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(600);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, "a", [7u8; 600].as_slice()).expect("appended");
+        let globals = [b"CREATE ROLE a;\n\n--\n".as_slice(), END_OF_GLOBALS, b"\n--\n\n"].concat();
+        // as `rdbchecksum no` leaves it
+        let rdb = [b"REDIS0011\xff".as_slice(), &[0; 8]].concat();
+        vec![(Format::Tar, archive.into_inner().expect("an archive")), (Format::PgGlobals, globals), (Format::Rdb, rdb)]
+    }
+
+    #[tokio::test]
+    async fn a_whole_file_is_told_from_one_that_was_cut_before_it_was_stored() {
+        for (format, whole) in files() {
+            let found = walk(format, Box::new(io::Cursor::new(whole.clone()))).await;
+            assert!(found.is_ok(), "{format:?}: {found:?}");
+            for cut in [0, whole.len() / 3, whole.len() / 2] {
+                let error = walk(format, Box::new(io::Cursor::new(whole[..cut].to_vec()))).await.expect_err("cut");
+                assert!(error.is_damage(), "{format:?} cut at {cut}: {error:?}");
+            }
+        }
+    }
+}
