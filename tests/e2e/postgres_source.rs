@@ -264,11 +264,11 @@ async fn a_dump_that_is_dropped_leaves_nothing_behind() {
     until(|| sessions(&server) == "0").await;
 }
 
-fn sessions(server: &Postgres) -> String {
+pub fn sessions(server: &Postgres) -> String {
     server.psql("SELECT count(*) FROM pg_stat_activity WHERE application_name IN ('backstay', 'pg_dump')")
 }
 
-async fn until(mut done: impl FnMut() -> bool) {
+pub async fn until(mut done: impl FnMut() -> bool) {
     let waited = async {
         while !done() {
             tokio::time::sleep(Duration::from_millis(20)).await;

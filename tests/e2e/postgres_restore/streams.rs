@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stored::{Stored, options};
 use super::{ODD, chain, failed, ident, is_damage, outside, restore, rich_server, stage, with_clients};
+use crate::postgres_source::{sessions, until};
 use crate::support::{Backstay, Fingerprint, Major, Postgres, Scratch, assert_same_database, toml};
 
 /// Long enough for a busy machine, short enough for a test.
@@ -441,13 +442,7 @@ async fn one_stream_that_fails_leaves_nothing_of_the_component() {
     assert!(error.to_string().contains("it broke"), "{error}");
     let left: Vec<_> = walkdir(store.path());
     assert!(left.is_empty(), "{left:?}");
-    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name IN ('backstay', 'pg_dump')";
-    let gone = async {
-        while server.psql(sessions) != "0" {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("no dump goes on");
+    until(|| sessions(&server) == "0").await;
 }
 
 /// Every file below.
