@@ -97,11 +97,19 @@ pub struct Component {
     pub facts: Facts,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// What its source held, by the words of its kind; a large one is an artifact of [`Format::Fingerprint`] instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Value>,
     #[serde(default)]
     pub artifacts: Vec<Artifact>,
 }
 
 impl Component {
+    /// What it restores from: every artifact but a fingerprint.
+    pub fn content(&self) -> impl Iterator<Item = &Artifact> {
+        self.artifacts.iter().filter(|a| a.format != Format::Fingerprint)
+    }
+
     pub fn raw_bytes(&self) -> u64 {
         self.artifacts.iter().map(|a| a.raw_bytes).sum()
     }
@@ -163,6 +171,8 @@ pub enum Format {
     Rdb,
     /// POSIX.1-2001 (pax) tar.
     Tar,
+    /// JSON: what the source held, for a restore to be compared with. Nothing is restored from it.
+    Fingerprint,
 }
 
 impl Format {
@@ -171,6 +181,7 @@ impl Format {
         match self {
             Self::PgGlobals => "application/sql",
             Self::Tar => "application/x-tar",
+            Self::Fingerprint => "application/json",
             Self::PgCustom | Self::Rdb => "application/octet-stream",
         }
     }

@@ -44,9 +44,10 @@ pub enum RestoreError {
 }
 
 impl RestoreError {
-    /// Whether the stored bytes are not what was written.
+    /// Whether the stored bytes are not what was written, or do not make what was backed up.
     pub fn is_damage(&self) -> bool {
-        chain::find::<UnpackError>(self).is_some_and(UnpackError::is_damage)
+        let differs = matches!(chain::find::<ComponentError>(self), Some(ComponentError::Differs(_)));
+        differs || chain::find::<UnpackError>(self).is_some_and(UnpackError::is_damage)
     }
 
     /// What the operator can do about it, as a sentence.

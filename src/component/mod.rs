@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 use thiserror::Error;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::manifest::{self, Facts, Format, Kind};
@@ -65,6 +65,18 @@ impl fmt::Debug for Artifact {
     }
 }
 
+/// How much a fingerprint says of what a source held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Detail {
+    /// Every value.
+    #[default]
+    Full,
+    /// How many there are.
+    Counts,
+    /// There is none.
+    Off,
+}
+
 /// What a run gives to its components.
 #[derive(Debug, Clone, Default)]
 pub struct RunContext {
@@ -74,26 +86,43 @@ pub struct RunContext {
 
 /// Facts and warnings of one component, gathered while its streams flow. Clones share.
 #[derive(Debug, Clone, Default)]
-pub struct Notes(Arc<Mutex<(Facts, Vec<String>)>>);
+pub struct Notes(Arc<Mutex<Noted>>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    facts: Facts,
+    warnings: Vec<String>,
+    fingerprint: Option<Value>,
+}
 
 impl Notes {
     pub fn fact(&self, key: &str, value: impl Into<Value>) {
-        self.with(|(facts, _)| facts.insert(key.to_owned(), value.into()));
+        self.with(|noted| noted.facts.insert(key.to_owned(), value.into()));
+    }
+
+    /// What the source held, in the words of its kind: what a restore is compared with. Has to be noted before the component's last stream
+    /// ends.
+    pub fn fingerprint(&self, fingerprint: Value) {
+        self.with(|noted| noted.fingerprint = Some(fingerprint));
     }
 
     /// Something odd that did not stop the run; a whole sentence that names its subject.
     pub fn warn(&self, warning: impl Into<String>) {
         let warning = warning.into();
         tracing::warn!("{warning}");
-        self.with(|(_, warnings)| warnings.push(warning));
+        self.with(|noted| noted.warnings.push(warning));
     }
 
-    /// Everything so far.
+    /// All facts and warnings so far.
     pub fn take(&self) -> (Facts, Vec<String>) {
-        self.with(std::mem::take)
+        self.with(|noted| (std::mem::take(&mut noted.facts), std::mem::take(&mut noted.warnings)))
     }
 
-    fn with<T>(&self, f: impl FnOnce(&mut (Facts, Vec<String>)) -> T) -> T {
+    pub fn take_fingerprint(&self) -> Option<Value> {
+        self.with(|noted| noted.fingerprint.take())
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Noted) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -113,6 +142,27 @@ pub enum Destination {
 pub struct StoredComponent {
     pub component: manifest::Component,
     pub open: ArtifactOpener,
+}
+
+/// Largest fingerprint that is read, in bytes: a hostile one cannot exhaust memory. A table takes about 150.
+const MAX_FINGERPRINT: u64 = 32 << 20;
+
+impl StoredComponent {
+    /// What the source held, wherever it is stored; `None` for a backup that was made without.
+    ///
+    /// # Errors
+    /// When it cannot be read, is damaged, larger than 32 MiB, or no JSON.
+    pub async fn fingerprint(&self) -> std::io::Result<Option<Value>> {
+        let Some(artifact) = self.component.artifacts.iter().find(|a| a.format == Format::Fingerprint) else {
+            return Ok(self.component.fingerprint.clone());
+        };
+        if artifact.raw_bytes > MAX_FINGERPRINT {
+            return Err(std::io::Error::other(format!("`{}` is larger than any fingerprint", artifact.path)));
+        }
+        let mut bytes = Vec::new();
+        (self.open)(artifact).await?.read_to_end(&mut bytes).await?;
+        serde_json::from_slice(&bytes).map(Some).map_err(std::io::Error::other)
+    }
 }
 
 /// What a restore asks of a component.
@@ -173,6 +223,11 @@ pub enum ComponentError {
     /// Nothing to back up, and nobody asked for it by name: a note, not a failure.
     #[error("{0}")]
     Absent(String),
+    /// The new state was built, and is not what was backed up: it was not switched in.
+    #[error("what was restored differs from what was backed up: {}", .0.join("; "))]
+    Differs(Vec<String>),
+    #[error("the fingerprint of the backup cannot be read")]
+    Fingerprint(#[source] std::io::Error),
     #[error("cancelled")]
     Cancelled,
 }
@@ -184,7 +239,8 @@ impl ComponentError {
             Self::Postgres(e) => e.advice(),
             Self::Redis(e) => e.advice(),
             Self::Directory(e) => e.advice(),
-            Self::Absent(_) | Self::Cancelled => None,
+            Self::Differs(_) => Some("Do not trust this backup: try an older one, or another target's copy.".into()),
+            Self::Absent(_) | Self::Fingerprint(_) | Self::Cancelled => None,
         }
     }
 }

@@ -9,11 +9,11 @@ use thiserror::Error;
 use tokio::io::{AsyncReadExt, BufReader, sink};
 use tokio_util::io::SyncIoBridge;
 
-use super::ByteStream;
 use super::directory::archive::ArchiveError as TarError;
 use super::directory::archive::read::Reader;
 use super::postgres::archive::{self, ArchiveError};
 use super::redis::rdb::{RdbFault, Verifier};
+use super::{ByteStream, MAX_FINGERPRINT};
 use crate::manifest::Format;
 
 /// What `pg_dumpall` writes at the end of a script (`dumpall.c`).
@@ -31,6 +31,8 @@ pub enum StructureError {
     Archive(#[source] ArchiveError),
     #[error("it is no whole script of pg_dumpall: its last line is missing")]
     Globals,
+    #[error("it is no JSON")]
+    Fingerprint(#[source] serde_json::Error),
     #[error("it is no whole RDB")]
     Rdb(#[source] RdbFault),
     #[error("it is no whole tar archive")]
@@ -46,7 +48,7 @@ impl StructureError {
             Self::Read(_) | Self::Thread(_) => false,
             Self::Archive(error) => !matches!(error, ArchiveError::Read(_)),
             Self::Tar(error) => !matches!(error, TarError::Read(_)),
-            Self::Globals | Self::Rdb(_) => true,
+            Self::Globals | Self::Fingerprint(_) | Self::Rdb(_) => true,
         }
     }
 }
@@ -62,6 +64,7 @@ pub async fn walk(format: Format, mut stream: ByteStream) -> Result<String, Stru
             format!("{} entries", head.entries.len())
         }
         Format::PgGlobals => globals(&mut stream).await?,
+        Format::Fingerprint => fingerprint(&mut stream).await?,
         Format::Rdb => rdb(&mut stream).await?,
         Format::Tar => return tokio::task::spawn_blocking(move || tar(stream)).await.map_err(StructureError::Thread)?,
     };
@@ -85,6 +88,13 @@ async fn globals(stream: &mut ByteStream) -> Result<String, StructureError> {
         true => Ok(format!("{lines} lines")),
         false => Err(StructureError::Globals),
     }
+}
+
+async fn fingerprint(stream: &mut ByteStream) -> Result<String, StructureError> {
+    let mut text = Vec::new();
+    stream.take(MAX_FINGERPRINT).read_to_end(&mut text).await.map_err(StructureError::Read)?;
+    let _: serde::de::IgnoredAny = serde_json::from_slice(&text).map_err(StructureError::Fingerprint)?;
+    Ok("a fingerprint".to_owned())
 }
 
 async fn rdb(stream: &mut ByteStream) -> Result<String, StructureError> {
@@ -123,7 +133,13 @@ mod tests {
         let globals = [b"CREATE ROLE a;\n\n--\n".as_slice(), END_OF_GLOBALS, b"\n--\n\n"].concat();
         // as `rdbchecksum no` leaves it
         let rdb = [b"REDIS0011\xff".as_slice(), &[0; 8]].concat();
-        vec![(Format::Tar, archive.into_inner().expect("an archive")), (Format::PgGlobals, globals), (Format::Rdb, rdb)]
+        let fingerprint = b"{\"tables\": [\"a\"]}\n".to_vec();
+        vec![
+            (Format::Fingerprint, fingerprint),
+            (Format::Tar, archive.into_inner().expect("an archive")),
+            (Format::PgGlobals, globals),
+            (Format::Rdb, rdb),
+        ]
     }
 
     #[tokio::test]

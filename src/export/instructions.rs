@@ -89,7 +89,7 @@ fn is_rows(component: &Component, artifact: &Artifact) -> bool {
 
 fn redis(component: &Component, text: &mut String) {
     let version = fact(component, "server_version").or_else(|| fact(component, "redis_version")).unwrap_or("unknown");
-    for artifact in &component.artifacts {
+    for artifact in component.content() {
         let _ = write!(
             text,
             "\n## {}: Redis\n\nThe server was version {version}; use the same or a newer one. It must not save when it stops, or it overwrites \
@@ -106,7 +106,7 @@ fn redis(component: &Component, text: &mut String) {
 
 fn directory(component: &Component, text: &mut String) {
     let path = fact(component, "path").unwrap_or("/srv/restored");
-    for artifact in &component.artifacts {
+    for artifact in component.content() {
         let (new, old) = (quoted(&format!("{path}.new")), quoted(&format!("{path}.old")));
         let _ = write!(
             text,

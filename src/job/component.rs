@@ -1,15 +1,20 @@
 //! One component's part in a run: its streams into the lanes, one after the other, but those of one database side by side.
 
 use std::collections::BTreeMap;
+use std::io::Cursor;
 use std::time::Instant;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use serde_json::Value;
 
 use super::transfer::{Transfer, TransferError};
 use crate::chain::explain;
-use crate::component::{Artifact, ComponentError, Notes, RunContext, Source};
-use crate::manifest::{self, Component, ComponentStatus, Facts, Kind};
+use crate::component::{Artifact, ByteStream, ComponentError, Notes, RunContext, Source};
+use crate::manifest::{self, Component, ComponentStatus, Facts, Format, Kind};
 use crate::name::{ArtifactPath, ComponentName};
+
+/// Longest fingerprint, in bytes of JSON, that is part of the manifest: a catalog reads the manifests of all its backups.
+const INLINE_FINGERPRINT: usize = 16 << 10;
 
 /// A component's end, with every object that it has stored, whether it is in the manifest or not.
 pub(super) struct Outcome {
@@ -26,6 +31,7 @@ pub(super) async fn store(source: &dyn Source, transfer: Transfer, asked: bool) 
     let run = RunContext { cancel: transfer.cancel.clone(), notes: notes.clone() };
     let mut stored = Vec::new();
     let mut artifacts = Vec::new();
+    let mut fingerprint = None;
     let result: Result<(), (String, bool)> = async {
         let opened = tokio::select! {
             opened = source.open(&run) => opened,
@@ -36,6 +42,11 @@ pub(super) async fn store(source: &dyn Source, transfer: Transfer, asked: bool) 
             let group = side_by_side(&transfer, group, &mut stored).await;
             artifacts.extend(group.map_err(|e| (explain(&e, e.advice()), false))?);
         }
+        fingerprint = notes.take_fingerprint();
+        if let Some(large) = fingerprint.take_if(|f| f.to_string().len() > INLINE_FINGERPRINT) {
+            let kept = transfer.run(beside(&large), &mut stored).await;
+            artifacts.push(kept.map_err(|e| (explain(&e, e.advice()), false))?);
+        }
         Ok(())
     }
     .await;
@@ -45,7 +56,7 @@ pub(super) async fn store(source: &dyn Source, transfer: Transfer, asked: bool) 
     let component = match result {
         Ok(()) => {
             tracing::info!(component = %source.name(), seconds, bytes = artifacts.iter().map(|a| a.raw_bytes).sum::<u64>(), "component stored");
-            Component { status: ComponentStatus::Complete, reason: None, seconds, facts, warnings, artifacts, ..base }
+            Component { status: ComponentStatus::Complete, reason: None, seconds, facts, warnings, fingerprint, artifacts, ..base }
         }
         Err((reason, true)) => {
             tracing::info!(component = %source.name(), "skipped: {reason}");
@@ -57,6 +68,18 @@ pub(super) async fn store(source: &dyn Source, transfer: Transfer, asked: bool) 
         }
     };
     Outcome { component, stored }
+}
+
+/// A fingerprint as an artifact of its own.
+fn beside(fingerprint: &Value) -> Artifact {
+    let text = format!("{fingerprint}\n");
+    Artifact {
+        file: "fingerprint.json".to_owned(),
+        format: Format::Fingerprint,
+        database: None,
+        estimate: Some(text.len() as u64),
+        open: Box::pin(async move { Ok(Box::new(Cursor::new(text)) as ByteStream) }),
+    }
 }
 
 /// What may flow at once: consecutive artifacts of one database, which share its snapshot.
@@ -109,6 +132,7 @@ pub(super) fn failed(name: ComponentName, kind: Kind, reason: String) -> Compone
         seconds: 0.0,
         facts: Facts::new(),
         warnings: Vec::new(),
+        fingerprint: None,
         artifacts: Vec::new(),
     }
 }

@@ -39,6 +39,7 @@ mod tests {
             seconds: 1.0,
             facts: Facts::new(),
             warnings: Vec::new(),
+            fingerprint: None,
             artifacts: vec![artifact],
         };
         let name: BackupName = "default-2026-01-02-030405".parse().expect("a name");

@@ -175,8 +175,9 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn archive_of(part: &Component) -> Result<&Artifact, DirectoryError> {
-    match part.artifacts.as_slice() {
-        [artifact] if artifact.format == Format::Tar => Ok(artifact),
+    let mut content = part.content();
+    match (content.next(), content.next()) {
+        (Some(artifact), None) if artifact.format == Format::Tar => Ok(artifact),
         _ => Err(DirectoryError::NoArchive),
     }
 }

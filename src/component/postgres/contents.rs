@@ -141,6 +141,7 @@ mod tests {
             seconds: 0.0,
             facts: facts.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(),
             warnings: Vec::new(),
+            fingerprint: None,
             artifacts,
         }
     }

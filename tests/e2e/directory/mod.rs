@@ -68,6 +68,7 @@ fn stored_as(raw_bytes: usize, facts: Facts, open: impl Fn() -> ByteStream + Sen
         seconds: 0.0,
         facts,
         warnings: Vec::new(),
+        fingerprint: None,
         artifacts: vec![artifact],
     };
     StoredComponent {

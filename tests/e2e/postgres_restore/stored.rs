@@ -68,6 +68,7 @@ impl Stored {
             seconds: 0.0,
             facts,
             warnings,
+            fingerprint: run.notes.take_fingerprint(),
             artifacts,
         };
         Self { component, objects, stalled: None }

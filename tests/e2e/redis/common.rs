@@ -47,6 +47,7 @@ impl Backup {
                 seconds: 0.0,
                 facts,
                 warnings,
+                fingerprint: run.notes.take_fingerprint(),
                 artifacts: vec![Artifact {
                     path: "redis/dump.rdb".parse().expect("a path"),
                     format: artifact.format,
