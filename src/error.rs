@@ -71,10 +71,14 @@ impl Error {
             },
             Self::Storage(error) => storage_code(error),
             Self::Restore(error) => match error {
-                RestoreError::NotInBackup { .. } | RestoreError::Lost { .. } => 10,
+                error if error.is_missing() => 10,
                 RestoreError::NotCleaned { .. } => 3,
                 RestoreError::Cancelled => 130,
-                RestoreError::Refused { .. } | RestoreError::Failed { .. } | RestoreError::NotUndone { .. } => {
+                RestoreError::NotInBackup { .. }
+                | RestoreError::Lost { .. }
+                | RestoreError::Refused { .. }
+                | RestoreError::Failed { .. }
+                | RestoreError::NotUndone { .. } => {
                     if error.is_damage() {
                         12
                     } else {

@@ -50,6 +50,12 @@ impl RestoreError {
         differs || chain::find::<UnpackError>(self).is_some_and(UnpackError::is_damage)
     }
 
+    /// Whether the backup does not hold what was asked for.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::NotInBackup { .. } | Self::Lost { .. })
+            || matches!(chain::find::<ComponentError>(self), Some(ComponentError::NotHeld { .. }))
+    }
+
     /// What the operator can do about it, as a sentence.
     pub fn advice(&self) -> Option<String> {
         match self {
@@ -112,7 +118,8 @@ impl Restore {
     pub async fn plan(&self) -> Result<Vec<(ComponentName, Plan)>, RestoreError> {
         let mut plans = Vec::new();
         for (component, part) in &self.parts {
-            let plan = part.restorer.plan(component, &part.options).await;
+            let stored = StoredComponent { component: component.clone(), open: self.open.clone() };
+            let plan = part.restorer.plan(&stored, &part.options).await;
             let plan = plan.map_err(|source| RestoreError::Refused { component: component.name.clone(), source })?;
             plans.push((component.name.clone(), plan));
         }

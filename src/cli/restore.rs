@@ -118,7 +118,7 @@ fn parts(
             }
         };
         let to = into.map_or(Destination::Configured, Destination::Into);
-        parts.push(Part { restorer, options: RestoreOptions { to, keep_old: args.keep_old } });
+        parts.push(Part { restorer, options: RestoreOptions { to, keep_old: args.keep_old, ..RestoreOptions::default() } });
     }
     if let Some((name, _)) = destinations.first() {
         return Err(Error::Usage { what: format!("`--into {name}=…` names a component that is not restored"), advice: None });

@@ -5,6 +5,7 @@
 //! only `publish` switches, and until `finish` the old state can be brought back by `undo`.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -171,12 +172,35 @@ pub struct RestoreOptions {
     pub to: Destination,
     /// Leave what was replaced standing, under another name.
     pub keep_old: bool,
+    /// PostgreSQL: only these databases, each whole. Empty: all.
+    pub databases: Vec<String>,
+    /// PostgreSQL: only these tables, `schema.table` each, of the only database. They go into a new database.
+    pub tables: Vec<String>,
+    /// Directories: only what these gitignore-style globs match. It goes into a new directory.
+    pub paths: Vec<String>,
+    /// PostgreSQL: what is restored belongs to who restores; no roles, no privileges.
+    pub no_owner: bool,
+    /// PostgreSQL: sessions at once; otherwise as many as the server and this machine have room for.
+    pub jobs: Option<NonZeroU32>,
+    /// Ends the names of new places that nobody named: when the restore was asked for, `20260131-030405`.
+    pub stamp: String,
 }
 
-/// What a restore would do, in sentences; printed before it asks for confirmation.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+impl RestoreOptions {
+    /// Whether something smaller than a database or a directory is asked for. It is put beside what is in service, never in its place, and
+    /// the fingerprint of the whole says nothing about it.
+    pub fn is_partial(&self) -> bool {
+        !self.tables.is_empty() || !self.paths.is_empty()
+    }
+}
+
+/// What a restore would do; printed before it asks for confirmation.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
+    /// In sentences.
     pub steps: Vec<String>,
+    /// The same for scripts.
+    pub facts: Facts,
 }
 
 /// Puts a component back.
@@ -185,7 +209,7 @@ pub trait Restorer: Send + Sync {
     fn name(&self) -> &ComponentName;
 
     /// Refuses what is known to fail (versions, privileges, space, a bad destination) and says what will happen. Touches nothing.
-    async fn plan(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<Plan, ComponentError>;
+    async fn plan(&self, part: &StoredComponent, options: &RestoreOptions) -> Result<Plan, ComponentError>;
 
     /// Builds the new state beside the old one. An error or a cancellation leaves nothing behind.
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError>;
@@ -226,6 +250,9 @@ pub enum ComponentError {
     /// The new state was built, and is not what was backed up: it was not switched in.
     #[error("what was restored differs from what was backed up: {}", .0.join("; "))]
     Differs(Vec<String>),
+    /// The backup holds the component, and not the part of it that was asked for.
+    #[error("the backup does not hold {what}")]
+    NotHeld { what: String, advice: Option<String> },
     #[error("the fingerprint of the backup cannot be read")]
     Fingerprint(#[source] std::io::Error),
     #[error("cancelled")]
@@ -240,6 +267,7 @@ impl ComponentError {
             Self::Redis(e) => e.advice(),
             Self::Directory(e) => e.advice(),
             Self::Differs(_) => Some("Do not trust this backup: try an older one, or another target's copy.".into()),
+            Self::NotHeld { advice, .. } => advice.clone(),
             Self::Absent(_) | Self::Fingerprint(_) | Self::Cancelled => None,
         }
     }

@@ -123,7 +123,7 @@ async fn everything_comes_back_on_a_new_server() {
     let restorer = PostgresRestorer::new(options(&source, &[]));
     let to = into(target.url("").trim_end_matches('/'));
 
-    let plan = restorer.plan(&stored.component, &to).await.unwrap_or_else(|e| panic!("plan: {}", chain(&e)));
+    let plan = restorer.plan(&stored.component(), &to).await.unwrap_or_else(|e| panic!("plan: {}", chain(&e)));
     let text = plan.steps.join("\n");
     assert!(text.contains(&format!("Database \"{ODD}\"")) && text.contains("does not exist there and is created"), "{text}");
 
@@ -368,7 +368,7 @@ async fn what_was_replaced_can_be_kept() {
     assert!(server.try_psql(&old, "SELECT 1").expect_err("closed").contains("not currently accepting connections"));
     server.psql(&format!("ALTER DATABASE {old} ALLOW_CONNECTIONS true"));
     assert_eq!(server.psql_in(&old, "SELECT to_regclass('newer')"), "newer");
-    let plan = restorer.plan(&stored.component, &RestoreOptions::default()).await.expect("a plan").steps.join("\n");
+    let plan = restorer.plan(&stored.component(), &RestoreOptions::default()).await.expect("a plan").steps.join("\n");
     assert!(plan.contains(&old), "{plan}");
 }
 
@@ -440,7 +440,7 @@ fn a_newer_server_takes_an_older_backup_and_not_the_other_way_round() {
         let stored = Stored::of(options(&new, &[ODD])).await;
         let before = outside(&old);
         let restorer = PostgresRestorer::new(options(&old, &[]));
-        let error = failed(restorer.plan(&stored.component, &RestoreOptions::default()).await, &old, &before);
+        let error = failed(restorer.plan(&stored.component(), &RestoreOptions::default()).await, &old, &before);
         let text = error.to_string();
         assert!(text.contains("PostgreSQL 17") && text.contains("PostgreSQL 15"), "{text}");
         failed(stage(&restorer, &stored, &RestoreOptions::default()).await, &old, &before);
@@ -481,7 +481,7 @@ fn a_pg_restore_that_cannot_read_the_archive_is_refused_beforehand() {
         let mut stored = Stored::of(options(&Postgres::start(Major::V15), &["postgres"])).await;
         stored.component.facts.insert("client_version".into(), "18.4".into());
         let restorer = PostgresRestorer::new(options(&server, &[]));
-        let error = restorer.plan(&stored.component, &RestoreOptions::default()).await.expect_err("refused");
+        let error = restorer.plan(&stored.component(), &RestoreOptions::default()).await.expect_err("refused");
         assert!(error.to_string().contains("pg_dump 18") && error.to_string().contains("found only 15"), "{error}");
     });
 }
@@ -564,9 +564,9 @@ async fn what_hangs_on_a_database_forbids_to_replace_it() {
         let late = failed(staged.publish().await, &server, &before);
         assert!(late.to_string().contains(named), "{late}");
         staged.undo().await.expect("undone");
-        let early = restorer.plan(&stored.component, &RestoreOptions::default()).await.expect_err("refused");
+        let early = restorer.plan(&stored.component(), &RestoreOptions::default()).await.expect_err("refused");
         assert!(early.to_string().contains(named), "{early}");
-        restorer.plan(&stored.component, &into("elsewhere")).await.expect("another name is fine");
+        restorer.plan(&stored.component(), &into("elsewhere")).await.expect("another name is fine");
         server.psql_in("app", untie);
     }
 }

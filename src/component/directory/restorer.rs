@@ -48,7 +48,8 @@ impl Restorer for DirectoryRestorer {
         &self.options.name
     }
 
-    async fn plan(&self, part: &Component, options: &RestoreOptions) -> Result<Plan, ComponentError> {
+    async fn plan(&self, part: &StoredComponent, options: &RestoreOptions) -> Result<Plan, ComponentError> {
+        let part = &part.component;
         let artifact = archive_of(part)?.clone();
         let followed = part.facts.get("followed").and_then(|fact| fact.as_str()).map(str::to_owned);
         let needed = needed(part, &artifact);
@@ -57,7 +58,7 @@ impl Restorer for DirectoryRestorer {
             let place = Place::find(&path)?;
             enough_space(&place, needed)?;
             let interrupted = place.inside && Swap::interrupted(&place.target)?.is_some();
-            Ok(Plan { steps: steps(&place, &artifact, keep_old, interrupted, followed.as_deref()) })
+            Ok(Plan { steps: steps(&place, &artifact, keep_old, interrupted, followed.as_deref()), ..Plan::default() })
         })
         .await
     }

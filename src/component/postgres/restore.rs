@@ -73,9 +73,9 @@ impl Restorer for PostgresRestorer {
         &self.options.name
     }
 
-    async fn plan(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<Plan, ComponentError> {
-        let Prepared { contents, place, server, binary, .. } = self.prepare(part, options).await?;
-        Ok(Plan { steps: plan::steps(&contents, &place, &server, &binary, options.keep_old) })
+    async fn plan(&self, part: &StoredComponent, options: &RestoreOptions) -> Result<Plan, ComponentError> {
+        let Prepared { contents, place, server, binary, .. } = self.prepare(&part.component, options).await?;
+        Ok(Plan { steps: plan::steps(&contents, &place, &server, &binary, options.keep_old), ..Plan::default() })
     }
 
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {

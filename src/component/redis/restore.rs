@@ -70,7 +70,8 @@ impl Restorer for RedisRestorer {
         &self.options.name
     }
 
-    async fn plan(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<Plan, ComponentError> {
+    async fn plan(&self, part: &StoredComponent, options: &RestoreOptions) -> Result<Plan, ComponentError> {
+        let part = &part.component;
         let artifact = rdb_of(part)?;
         let steps = match self.place(&options.to)? {
             Place::File(path) => {
@@ -81,7 +82,7 @@ impl Restorer for RedisRestorer {
             }
             Place::Live(endpoint) => live_steps(&endpoint, part, options).await?,
         };
-        Ok(Plan { steps })
+        Ok(Plan { steps, ..Plan::default() })
     }
 
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {

@@ -86,9 +86,9 @@ fn stored(taken: &Taken) -> StoredComponent {
 }
 
 async fn stage(part: &StoredComponent, to: &Path, keep_old: bool) -> Result<Box<dyn Staged>, ComponentError> {
-    let restore = RestoreOptions { to: Destination::Into(to.to_str().expect("UTF-8").to_owned()), keep_old };
+    let restore = RestoreOptions { to: Destination::Into(to.to_str().expect("UTF-8").to_owned()), keep_old, ..RestoreOptions::default() };
     let restorer = DirectoryRestorer::new(options(Path::new("/nonexistent")));
-    restorer.plan(&part.component, &restore).await?;
+    restorer.plan(part, &restore).await?;
     restorer.stage(part, &restore, &RunContext::default()).await
 }
 

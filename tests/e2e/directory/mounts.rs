@@ -93,9 +93,9 @@ async fn an_interrupted_swap_is_brought_back_by_the_next_restore() {
         scratch.write("volume/.backstay-new-0a1b2c3d/new-1", "new");
         scratch.write(if phase == "out" { "volume/not-moved" } else { "volume/new-2" }, "x");
         let cut = stored_as(0, Facts::new(), || Box::new(tokio::io::empty()));
-        let to = RestoreOptions { to: Destination::Into(mount.0.display().to_string()), keep_old: false };
+        let to = RestoreOptions { to: Destination::Into(mount.0.display().to_string()), keep_old: false, ..RestoreOptions::default() };
         let restorer = DirectoryRestorer::new(options(std::path::Path::new("/x")));
-        let plan = restorer.plan(&cut.component, &to).await.expect("a plan");
+        let plan = restorer.plan(&cut, &to).await.expect("a plan");
         assert!(plan.steps[0].contains("interrupted restore"), "{plan:?}");
         assert!(restorer.stage(&cut, &to, &RunContext::default()).await.is_err());
         let old: &[&str] = if phase == "out" { &["moved", "not-moved"] } else { &["moved"] };
@@ -116,7 +116,7 @@ async fn an_undo_that_is_interrupted_itself_loses_nothing() {
     // a mount point cannot be moved: the undo stops there, after `a` was brought back
     let obstacle = Mount::new(scratch.join("volume/.backstay-old-0a1b2c3d/m"));
     let cut = stored_as(0, Facts::new(), || Box::new(tokio::io::empty()));
-    let to = RestoreOptions { to: Destination::Into(mount.0.display().to_string()), keep_old: false };
+    let to = RestoreOptions { to: Destination::Into(mount.0.display().to_string()), keep_old: false, ..RestoreOptions::default() };
     let restorer = DirectoryRestorer::new(options(std::path::Path::new("/x")));
     let swapped_back = || {
         let place = mount.0.clone();

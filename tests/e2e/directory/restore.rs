@@ -71,8 +71,12 @@ async fn the_old_tree_is_kept_on_request_and_reported_by_the_next_plan() {
     let kept = names(&scratch.join("to")).into_iter().find(|name| name.starts_with(".place.backstay-old-")).expect("kept");
     assert_eq!(names(&scratch.join("to").join(&kept)), ["old"]);
     assert!(restored.done[1].contains(&kept), "{restored:?}");
-    let to = RestoreOptions { to: Destination::Into(scratch.join("to/place").display().to_string()), keep_old: false };
-    let plan = DirectoryRestorer::new(options(std::path::Path::new("/x"))).plan(&part.component, &to).await.expect("a plan");
+    let to = RestoreOptions {
+        to: Destination::Into(scratch.join("to/place").display().to_string()),
+        keep_old: false,
+        ..RestoreOptions::default()
+    };
+    let plan = DirectoryRestorer::new(options(std::path::Path::new("/x"))).plan(&part, &to).await.expect("a plan");
     assert!(plan.steps.iter().any(|step| step.contains(&kept)), "{plan:?}");
 }
 
@@ -158,7 +162,11 @@ async fn a_cancelled_restore_leaves_nothing_even_if_its_stream_stalls() {
     let (flag, cancel) = (stalled.clone(), run.cancel.clone());
     let part =
         stored_as(tar.len(), Facts::new(), move || Box::new(io::Cursor::new(tar.clone()).chain(Stalled(flag.clone(), cancel.clone()))));
-    let to = RestoreOptions { to: Destination::Into(scratch.join("to/place").display().to_string()), keep_old: false };
+    let to = RestoreOptions {
+        to: Destination::Into(scratch.join("to/place").display().to_string()),
+        keep_old: false,
+        ..RestoreOptions::default()
+    };
     let result = DirectoryRestorer::new(options(std::path::Path::new("/x"))).stage(&part, &to, &run).await;
     assert!(matches!(result, Err(ComponentError::Cancelled)));
     assert!(stalled.load(Ordering::SeqCst));

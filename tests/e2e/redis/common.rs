@@ -90,9 +90,9 @@ impl Backup {
     }
 
     pub async fn stage(&self, options: RedisOptions, to: Destination) -> Result<Box<dyn Staged>, ComponentError> {
-        let choice = RestoreOptions { to, keep_old: false };
+        let choice = RestoreOptions { to, keep_old: false, ..RestoreOptions::default() };
         let restorer = RedisRestorer::new(options);
-        let plan = restorer.plan(&self.part, &choice).await?;
+        let plan = restorer.plan(&self.stored(usize::MAX), &choice).await?;
         assert!(!plan.steps.is_empty());
         restorer.stage(&self.stored(usize::MAX), &choice, &RunContext::default()).await
     }

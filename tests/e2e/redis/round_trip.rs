@@ -119,7 +119,7 @@ async fn keep_old_leaves_an_rdb_of_what_was_replaced() {
     let target = Redis::start(Version::V7_0, &[]);
     fill(&target);
     let old = Keyspace::of(&target);
-    let choice = RestoreOptions { to: Destination::Configured, keep_old: true };
+    let choice = RestoreOptions { to: Destination::Configured, keep_old: true, ..RestoreOptions::default() };
     let restorer = RedisRestorer::new(options(&target.url()));
     let mut staged = restorer.stage(&backup.stored(usize::MAX), &choice, &RunContext::default()).await.expect("staged");
     staged.publish().await.expect("published");
