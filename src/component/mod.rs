@@ -136,6 +136,11 @@ pub enum Destination {
     Configured,
     /// `--into COMPONENT=…`, in the words of the component's kind.
     Into(String),
+    /// As `Into`, but the place exists for this restore only and is gone afterwards: nothing outside of it may be made.
+    Throwaway(String),
+    /// Beside what is configured, to be compared and removed again: it is never switched in, and nothing else is made or changed. Only
+    /// PostgreSQL has such a place.
+    Beside,
 }
 
 /// A component as it lies in a backup.

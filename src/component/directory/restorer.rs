@@ -34,10 +34,14 @@ impl DirectoryRestorer {
         Self { options }
     }
 
-    fn destination(&self, options: &RestoreOptions) -> PathBuf {
+    fn destination(&self, options: &RestoreOptions) -> Result<PathBuf, DirectoryError> {
         match &options.to {
-            Destination::Configured => self.options.path.clone(),
-            Destination::Into(path) => PathBuf::from(path.strip_prefix("file://").unwrap_or(path)),
+            Destination::Configured => Ok(self.options.path.clone()),
+            Destination::Into(path) | Destination::Throwaway(path) => Ok(PathBuf::from(path.strip_prefix("file://").unwrap_or(path))),
+            Destination::Beside => Err(DirectoryError::Destination {
+                path: self.options.path.clone(),
+                problem: "a tree beside it would be found by a backup of what it lies in".to_owned(),
+            }),
         }
     }
 }
@@ -53,7 +57,7 @@ impl Restorer for DirectoryRestorer {
         let artifact = archive_of(part)?.clone();
         let followed = part.facts.get("followed").and_then(|fact| fact.as_str()).map(str::to_owned);
         let needed = needed(part, &artifact);
-        let (path, keep_old) = (self.destination(options), options.keep_old);
+        let (path, keep_old) = (self.destination(options)?, options.keep_old);
         blocking(path.clone(), move || {
             let place = Place::find(&path)?;
             enough_space(&place, needed)?;
@@ -66,7 +70,7 @@ impl Restorer for DirectoryRestorer {
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
         let artifact = archive_of(&part.component)?;
         let needed = needed(&part.component, artifact);
-        let path = self.destination(options);
+        let path = self.destination(options)?;
         let place = blocking(path.clone(), {
             let path = path.clone();
             move || {

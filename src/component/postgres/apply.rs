@@ -103,6 +103,14 @@ pub async fn apply(client: &mut Client, globals: &Globals, applied: &mut Applied
 }
 
 impl Applied {
+    /// Creates nothing of `steps`; what they would have created is missing then.
+    pub fn leave_out(&mut self, steps: &mut Vec<Step>) {
+        for step in steps.drain(..).filter(|step| step.does == Does::Create) {
+            self.warnings.push(format!("{} is missing here, and was not created for the drill", step.needs));
+            self.failed.insert(step.needs);
+        }
+    }
+
     fn did(&mut self, step: &Step) {
         match step.does {
             Does::Create => self.created.push(step.needs.clone()),

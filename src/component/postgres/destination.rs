@@ -22,8 +22,8 @@ impl Place {
     /// [`RestoreError::Destination`], and those of [`Endpoint`].
     pub fn of(to: &Destination, options: &PostgresOptions, databases: &[&str]) -> Result<Self, PostgresError> {
         let text = match to {
-            Destination::Configured => return Ok(Self { endpoint: Endpoint::from_options(options)?, rename: None }),
-            Destination::Into(text) => text,
+            Destination::Configured | Destination::Beside => return Ok(Self { endpoint: Endpoint::from_options(options)?, rename: None }),
+            Destination::Into(text) | Destination::Throwaway(text) => text,
         };
         let place = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
             let (endpoint, rename) = Endpoint::from_url(text, options)?;

@@ -20,7 +20,7 @@ use super::server::refuse_pooler;
 use super::staged::{Helper, StagedPostgres};
 use super::workload::Workload;
 use super::{PostgresError, PostgresOptions, analyze, plan, query, recreate, swap};
-use crate::component::{ArtifactOpener, ComponentError, Plan, RestoreOptions, Restorer, RunContext, Staged, StoredComponent};
+use crate::component::{ArtifactOpener, ComponentError, Destination, Plan, RestoreOptions, Restorer, RunContext, Staged, StoredComponent};
 use crate::manifest;
 use crate::name::ComponentName;
 
@@ -56,7 +56,8 @@ impl PostgresRestorer {
     async fn prepare(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<Prepared, PostgresError> {
         let contents = Contents::of(part)?;
         let place = Place::of(&options.to, &self.options, &contents.names())?;
-        let targets: Vec<&str> = contents.databases.iter().map(|d| place.name(&d.name)).collect();
+        let replaces = options.to != Destination::Beside;
+        let targets: Vec<&str> = contents.databases.iter().filter(|_| replaces).map(|d| place.name(&d.name)).collect();
         let (endpoint, client) = inspect::connect(&place.endpoint, &targets).await?;
         refuse_pooler(&endpoint, &client).await?;
         let server = inspect::inspect(&client, endpoint.to_string()).await?;
@@ -81,9 +82,10 @@ impl Restorer for PostgresRestorer {
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
         let Prepared { contents, place, endpoint, mut client, mut server, binary } = self.prepare(&part.component, options).await?;
         let mut staged = StagedPostgres::new(endpoint, options.keep_old, self.patience);
+        staged.beside = options.to == Destination::Beside;
         let built = async {
             let mut flags = Vec::new();
-            globals(&contents, part, &mut client, &mut server, &mut staged, &mut flags, &run.cancel).await?;
+            globals(&contents, part, &options.to, &mut client, &mut server, &mut staged, &mut flags, &run.cancel).await?;
             let workload = Workload::ask(&client).await?;
             // Loading takes long; an idle connection may not survive it.
             drop(client);
@@ -111,10 +113,12 @@ impl Restorer for PostgresRestorer {
     }
 }
 
-/// Creates missing roles and tablespaces, and chooses the flags of `pg_restore` after what is missing still.
+/// Creates missing roles and tablespaces, as far as `to` allows, and chooses the flags of `pg_restore` after what is missing still.
+#[expect(clippy::too_many_arguments, reason = "all that a restore has gathered, none of which belongs together elsewhere")]
 async fn globals(
     contents: &Contents,
     part: &StoredComponent,
+    to: &Destination,
     client: &mut Client,
     server: &mut Server,
     staged: &mut StagedPostgres,
@@ -123,7 +127,16 @@ async fn globals(
 ) -> Result<(), PostgresError> {
     let applied = &mut staged.globals;
     if let Some(artifact) = &contents.globals {
-        let globals = apply::read_globals(artifact, &part.open, &server.present(), cancel).await?;
+        let mut globals = apply::read_globals(artifact, &part.open, &server.present(), cancel).await?;
+        match to {
+            Destination::Configured | Destination::Into(_) => {}
+            // a tablespace is a directory, which lies outside of any server
+            Destination::Throwaway(_) => applied.leave_out(&mut globals.tablespaces),
+            Destination::Beside => {
+                applied.leave_out(&mut globals.roles);
+                applied.leave_out(&mut globals.tablespaces);
+            }
+        }
         applied.warnings.extend(globals.warnings.iter().cloned());
         apply::apply(client, &globals, applied).await?;
         inspect::reread_globals(client, &mut server.host).await?;
@@ -139,6 +152,10 @@ async fn globals(
     if applied.failed.iter().any(|o| matches!(o, Object::Tablespace(_))) {
         flags.push("--no-tablespaces");
         applied.warnings.push("a tablespace is missing: tables and indexes go to the default one of their database".into());
+    }
+    if *to == Destination::Beside && roles_missing && server.host.superuser {
+        flags.extend(["--no-owner", "--no-privileges"]);
+        applied.warnings.push("a role is missing: no owners and privileges were restored".into());
     }
     if !server.host.superuser {
         flags.push("--no-owner");

@@ -18,6 +18,8 @@ use crate::component::{ComponentError, Restored, Staged};
 pub struct StagedPostgres {
     pub(super) endpoint: Endpoint,
     pub(super) keep_old: bool,
+    /// To be removed rather than switched in.
+    pub(super) beside: bool,
     pub(super) patience: Duration,
     /// Every helper database that was, or may have been, created.
     pub(super) helpers: Vec<Helper>,
@@ -41,6 +43,7 @@ impl StagedPostgres {
         Self {
             endpoint,
             keep_old,
+            beside: false,
             patience,
             helpers: Vec::new(),
             pairs: Vec::new(),
@@ -76,6 +79,9 @@ impl StagedPostgres {
 #[async_trait]
 impl Staged for StagedPostgres {
     async fn publish(&mut self) -> Result<(), ComponentError> {
+        if self.beside {
+            return Ok(());
+        }
         swap::swap_in(&self.endpoint, &mut self.pairs, self.patience).await?;
         self.published = true;
         Ok(())
@@ -84,6 +90,13 @@ impl Staged for StagedPostgres {
     async fn finish(mut self: Box<Self>) -> Result<Restored, ComponentError> {
         let mut restored = Restored { done: std::mem::take(&mut self.done), warnings: std::mem::take(&mut self.globals.warnings) };
         restored.warnings.append(&mut self.warnings);
+        if self.beside {
+            restored
+                .done
+                .extend(self.pairs.iter().map(|pair| format!("database {} was loaded beside the one in service", ident(&pair.name))));
+            self.remove().await?;
+            return Ok(restored);
+        }
         for pair in &self.pairs {
             let name = ident(&pair.name);
             let old = ident(&pair.old);

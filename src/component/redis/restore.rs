@@ -45,7 +45,8 @@ impl RedisRestorer {
     fn place(&self, to: &Destination) -> Result<Place, RedisError> {
         let into = match to {
             Destination::Configured => return Ok(Place::Live(Endpoint::configured(&self.options)?)),
-            Destination::Into(into) => into,
+            Destination::Into(into) | Destination::Throwaway(into) => into,
+            Destination::Beside => return Err(RedisError::Destination("a place beside the configured server".to_owned())),
         };
         match into.split_once("://") {
             Some(("file", path)) if path.starts_with('/') => {
