@@ -4,10 +4,10 @@
 //! manifest first.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::stream::{self, StreamExt};
+use object_store::path::Path;
 use thiserror::Error;
 
 use crate::chain::describe;
@@ -15,6 +15,7 @@ use crate::manifest::{self, Manifest, ManifestError, Status};
 use crate::name::{ArtifactPath, BackupName, JobName};
 use crate::retention::Candidate;
 use crate::storage::{StorageError, Target, layout};
+use crate::verdict::{Known, Verdict};
 
 /// Manifests that are read at once.
 const PARALLEL: usize = 32;
@@ -42,34 +43,6 @@ pub enum CatalogError {
     },
     #[error(transparent)]
     Storage(#[from] StorageError),
-}
-
-/// What a verification found, and when: all that its key says, so that one listing shows it for every backup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Verdict {
-    pub at: DateTime<Utc>,
-    pub sound: bool,
-}
-
-impl Verdict {
-    const FORMAT: &str = "%Y-%m-%dT%H%M%SZ";
-
-    fn parse(text: &str) -> Option<Self> {
-        let (at, word) = text.split_once('_')?;
-        let at = NaiveDateTime::parse_from_str(at, Self::FORMAT).ok()?.and_utc();
-        match word {
-            "sound" => Some(Self { at, sound: true }),
-            "damaged" => Some(Self { at, sound: false }),
-            _ => None,
-        }
-    }
-}
-
-/// `2026-01-31T000000Z_sound`.
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}_{}", self.at.format(Self::FORMAT), if self.sound { "sound" } else { "damaged" })
-    }
 }
 
 /// One backup as it was found.
@@ -175,31 +148,31 @@ impl Catalog {
         }
     }
 
-    /// Records what a verification found, in place of what earlier ones did.
+    /// Records what a verification or a drill found, in place of the earlier ones that it outdates.
     pub async fn record(&self, name: &BackupName, verdict: Verdict) -> Result<(), StorageError> {
         let layout = self.target.layout();
         let earlier = self.target.list(&layout.verdicts_of(name)).await?;
         let key = layout.verdict(name, &verdict.to_string());
         self.target.write(&key, verdict.to_string().into(), TEXT).await?;
-        for object in earlier.into_iter().filter(|o| o.location != key) {
+        let outdated = |location: &Path| location.filename().and_then(Verdict::parse).is_some_and(|earlier| verdict.outdates(&earlier));
+        for object in earlier.into_iter().filter(|o| o.location != key && outdated(&o.location)) {
             self.target.delete(&object.location).await?;
         }
         Ok(())
     }
 
-    /// The newest verdict on each backup that has one.
-    pub async fn verdicts(&self) -> Result<BTreeMap<BackupName, Verdict>, StorageError> {
+    /// What verifications and drills have found of each backup that had any.
+    pub async fn verdicts(&self) -> Result<BTreeMap<BackupName, Known>, StorageError> {
         let layout = self.target.layout();
-        let mut newest = BTreeMap::new();
+        let mut all: BTreeMap<BackupName, Known> = BTreeMap::new();
         for object in self.target.list(&layout.verdicts()).await? {
             if let Some(name) = layout.verdict_of(&object.location)
                 && let Some(verdict) = object.location.filename().and_then(Verdict::parse)
             {
-                let known = newest.entry(name).or_insert(verdict);
-                *known = (*known).max(verdict);
+                all.entry(name).or_default().add(verdict);
             }
         }
-        Ok(newest)
+        Ok(all)
     }
 
     /// Removes a backup: from the first deletion on it does not exist. Touches only what the manifest names.
@@ -271,33 +244,15 @@ fn sums(manifest: &Manifest, manifest_bytes: &[u8]) -> String {
     artifacts.chain([format!("{}  {}\n", manifest::sha256_hex(manifest_bytes), layout::MANIFEST)]).collect()
 }
 
-/// What retention needs to know of the sound backups.
-pub fn candidates(entries: &[Entry]) -> Vec<Candidate> {
+/// What retention needs to know of the sound backups, with what [`Catalog::verdicts`] says of them.
+pub fn candidates(entries: &[Entry], verdicts: &BTreeMap<BackupName, Known>) -> Vec<Candidate> {
     let manifests = entries.iter().filter_map(Entry::manifest);
     manifests
         .map(|m| Candidate {
             name: m.name.clone(),
             complete: m.status == Status::Complete,
             scope: m.only.iter().map(ToString::to_string).collect(),
+            drilled: verdicts.get(&m.name).is_some_and(Known::is_restorable),
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use chrono::TimeZone;
-
-    use super::*;
-
-    #[test]
-    fn a_verdict_is_what_its_key_says() {
-        let at = Utc.with_ymd_and_hms(2026, 1, 31, 3, 4, 5).single().expect("a time");
-        for sound in [true, false] {
-            let verdict = Verdict { at, sound };
-            assert_eq!(Verdict::parse(&verdict.to_string()), Some(verdict));
-        }
-        for text in ["", "2026-01-31T030405Z", "2026-01-31T030405Z_whole", "yesterday_sound"] {
-            assert_eq!(Verdict::parse(text), None, "{text}");
-        }
-    }
 }

@@ -27,5 +27,6 @@ pub mod retention;
 pub mod schedule;
 pub mod secret;
 pub mod storage;
+pub mod verdict;
 pub mod verify;
 pub mod worker;

@@ -1,6 +1,6 @@
 //! Which backups to keep. Pure: policy + backups → a plan with a reason for each.
 //!
-//! Laws: only complete backups count; the newest complete one is kept whatever the policy says; a partial backup stays until a newer
+//! Laws: only complete backups count; the newest complete one, and the newest one that passed a drill, are kept whatever the policy says; a partial backup stays until a newer
 //! complete one exists; a backup dated in the future (by a wrong clock) is kept and does not count. Days, weeks (ISO 8601), months and years are those of UTC, as the names are.
 
 use std::collections::BTreeSet;
@@ -30,6 +30,8 @@ pub struct Candidate {
     /// The components that were asked for by `--only`, sorted; empty for a run of the whole job. Backups of different scopes are counted
     /// apart, so that a hand-made backup of one component never pushes out a whole one.
     pub scope: Vec<String>,
+    /// It was restored for a trial, and came back as it was backed up.
+    pub drilled: bool,
 }
 
 /// What happens to one backup, and why.
@@ -76,10 +78,14 @@ fn plan_scope(policy: &Policy, mut backups: Vec<&Candidate>) -> Vec<Decision> {
     backups.sort_by(|a, b| b.name.cmp(&a.name));
     let complete: Vec<&Candidate> = backups.iter().copied().filter(|b| b.complete).collect();
     let newest = complete.first().map(|b| &b.name);
+    let proven = complete.iter().find(|b| b.drilled).map(|b| &b.name);
     let reasons = |candidate: &Candidate| -> Vec<String> {
         let mut reasons = Vec::new();
         if newest == Some(&candidate.name) {
             reasons.push("newest complete".to_owned());
+        }
+        if proven == Some(&candidate.name) {
+            reasons.push("newest that passed a drill".to_owned());
         }
         if policy.is_empty() {
             reasons.push("no rule is set".to_owned());
@@ -132,7 +138,7 @@ mod tests {
     use super::*;
 
     fn backup(time: &str) -> Candidate {
-        Candidate { name: format!("job-{time}").parse().expect("a name"), complete: true, scope: Vec::new() }
+        Candidate { name: format!("job-{time}").parse().expect("a name"), complete: true, scope: Vec::new(), drilled: false }
     }
 
     fn partial(time: &str) -> Candidate {
@@ -208,23 +214,45 @@ mod tests {
         check(Policy::default(), &[backup("2026-01-01-000000"), backup("2026-01-02-000000")], &["2026-01-02-000000", "2026-01-01-000000"]);
     }
 
+    #[test]
+    fn the_newest_that_passed_a_drill_is_kept_in_each_scope() {
+        let drilled = |backup: Candidate| Candidate { drilled: true, ..backup };
+        let all = [
+            drilled(backup("2026-01-01-000000")),
+            drilled(backup("2026-01-02-000000")),
+            backup("2026-01-03-000000"),
+            backup("2026-01-04-000000"),
+            drilled(only("2026-01-05-000000", "redis")),
+            only("2026-01-06-000000", "redis"),
+            drilled(partial("2025-12-31-000000")),
+        ];
+        let one = policy(|p| p.last = NonZeroU32::new(1));
+        check(one, &all, &["2026-01-06-000000", "2026-01-05-000000", "2026-01-04-000000", "2026-01-02-000000"]);
+        let now = "2026-06-01T00:00:00Z".parse().expect("a time");
+        let kept = plan(&one, &all, now).into_iter().find(|d| d.name == all[1].name).expect("decided");
+        assert_eq!(kept.reason, "newest that passed a drill");
+    }
+
     proptest! {
         #[test]
-        fn whatever_the_policy_the_newest_complete_stays_and_the_last_n_stay(
+        fn whatever_the_policy_the_newest_complete_and_drilled_stay_and_the_last_n_stay(
             seconds in proptest::collection::btree_set(0i64..400_000_000, 1..40),
             complete in proptest::collection::vec(any::<bool>(), 40),
+            drilled in proptest::collection::vec(any::<bool>(), 40),
             last in 0u32..6, daily in 0u32..6,
         ) {
-            let all: Vec<Candidate> = seconds.iter().zip(complete).map(|(s, complete)| Candidate {
+            let all: Vec<Candidate> = seconds.iter().zip(complete).zip(drilled).map(|((s, complete), drilled)| Candidate {
                 name: BackupName::new("job".parse().expect("a name"), DateTime::from_timestamp(1_600_000_000 + s, 0).expect("in range")),
                 complete,
                 scope: Vec::new(),
+                drilled,
             }).collect();
             let policy = Policy { last: NonZeroU32::new(last), daily: NonZeroU32::new(daily), ..Policy::default() };
             let plan = plan(&policy, &all, DateTime::from_timestamp(2_000_000_000, 0).expect("in range"));
             let kept = |c: &Candidate| plan.iter().any(|d| d.keep && d.name == c.name);
             let wanted = all.iter().rev().filter(|c| c.complete).take(last.max(1) as usize);
-            for candidate in wanted {
+            let proven = all.iter().rev().find(|c| c.complete && c.drilled);
+            for candidate in wanted.chain(proven) {
                 prop_assert!(kept(candidate));
             }
         }

@@ -7,12 +7,13 @@ use serde_json::{Value, json};
 
 use super::args::ListArgs;
 use super::{choose_job, open_catalogs, output};
-use crate::catalog::{Entry, Verdict};
+use crate::catalog::Entry;
 use crate::chain::explain;
 use crate::config::Settings;
 use crate::error::Error;
 use crate::manifest::{ComponentStatus, Manifest};
 use crate::name::{BackupName, JobName, TargetName};
+use crate::verdict::Known;
 
 /// One backup, and the targets that hold it.
 struct Row {
@@ -24,6 +25,10 @@ struct Row {
     damaged: Vec<TargetName>,
     /// When a copy was last read back and found sound.
     verified: Option<DateTime<Utc>>,
+    /// When a copy last passed a drill, and how many seconds that took.
+    drilled: Option<(DateTime<Utc>, u64)>,
+    /// When the last drill of a copy failed.
+    drill_failed: Option<DateTime<Utc>>,
 }
 
 pub(super) async fn run(settings: &Settings, args: ListArgs) -> Result<(), Error> {
@@ -43,9 +48,9 @@ pub(super) async fn run(settings: &Settings, args: ListArgs) -> Result<(), Error
         }
         match catalog.verdicts().await {
             Ok(verdicts) => {
-                for (name, verdict) in verdicts {
+                for (name, known) in verdicts {
                     if let Some(row) = rows.get_mut(&name) {
-                        row.judge(catalog.target().name(), verdict);
+                        row.judge(catalog.target().name(), &known);
                     }
                 }
             }
@@ -75,6 +80,8 @@ fn merge(rows: &mut BTreeMap<BackupName, Row>, target: &TargetName, entry: Entry
         manifest: None,
         damaged: Vec::new(),
         verified: None,
+        drilled: None,
+        drill_failed: None,
     });
     row.targets.push(target.clone());
     match entry {
@@ -89,20 +96,33 @@ impl Row {
         self.name.job()
     }
 
-    /// A copy that is damaged is said even where another is sound.
+    /// A copy that is damaged, or that a drill could not restore, is said even where another is sound.
     fn status(&self) -> &'static str {
         match &self.manifest {
             _ if !self.damaged.is_empty() => "damaged",
+            _ if self.drill_failed.is_some() => "drill-failed",
             Some(manifest) => manifest.status.as_str(),
             None => "unreadable",
         }
     }
 
-    fn judge(&mut self, target: &TargetName, verdict: Verdict) {
-        if verdict.sound {
-            self.verified = self.verified.max(Some(verdict.at));
-        } else if !self.damaged.contains(target) {
+    fn judge(&mut self, target: &TargetName, known: &Known) {
+        if known.is_damaged() && !self.damaged.contains(target) {
             self.damaged.push(target.clone());
+        }
+        self.verified = self.verified.max(known.verified());
+        self.drilled = self.drilled.max(known.drilled());
+        self.drill_failed = self.drill_failed.max(known.drill_failed());
+    }
+
+    /// Of a drill that is as new as the verification, one date says both.
+    fn trials(&self) -> String {
+        let show = |at: DateTime<Utc>| at.format("%Y-%m-%d %H:%M:%S");
+        match (self.verified, self.drilled) {
+            (None, _) => "-".into(),
+            (Some(at), None) => show(at).to_string(),
+            (Some(at), Some((drilled, _))) if at == drilled => format!("{} drilled", show(at)),
+            (Some(at), Some((drilled, _))) => format!("{} drilled {}", show(at), drilled.format("%Y-%m-%d")),
         }
     }
 
@@ -121,7 +141,7 @@ impl Row {
             size(Manifest::raw_bytes),
             size(Manifest::stored_bytes),
             self.status().into(),
-            self.verified.map_or("-".into(), |at| at.format("%Y-%m-%d %H:%M:%S").to_string()),
+            self.trials(),
         ]
     }
 
@@ -132,7 +152,8 @@ impl Row {
             "damaged_targets": self.damaged, "status": self.status(), "components": self.components(),
             "raw_bytes": self.manifest.as_ref().map(Manifest::raw_bytes),
             "stored_bytes": self.manifest.as_ref().map(Manifest::stored_bytes),
-            "verified": self.verified,
+            "verified": self.verified, "drilled": self.drilled.map(|(at, _)| at), "drill_seconds": self.drilled.map(|(_, seconds)| seconds),
+            "drill_failed": self.drill_failed,
         })
     }
 }

@@ -59,7 +59,8 @@ async fn prune(
     let catalog = Catalog::new(target.clone());
     if dry_run {
         let entries = catalog.list(Some(&job.name)).await?;
-        return Ok((retention::plan(&job.policy, &candidates(&entries), SystemClock.now()), Vec::new()));
+        let candidates = candidates(&entries, &catalog.verdicts().await?);
+        return Ok((retention::plan(&job.policy, &candidates, SystemClock.now()), Vec::new()));
     }
     let lease = Lease::acquire(&target, &job.name, &format!("prune, process {}", std::process::id())).await?;
     let Pruned { mut decisions, removed, failures } = job::prune(&catalog, &job.name, &job.policy, SystemClock.now()).await;

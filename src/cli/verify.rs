@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{Global, VerifyArgs};
 use super::progress::Progress;
 use super::{choose, open_catalogs, output};
-use crate::catalog::{Catalog, CatalogError, Entry, Verdict};
+use crate::catalog::{Catalog, CatalogError, Entry};
 use crate::chain::{describe, explain};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Settings;
@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::manifest::Manifest;
 use crate::name::{BackupName, TargetName};
 use crate::pipeline;
+use crate::verdict::{Found, Verdict};
 use crate::verify::{Finding, Findings, VerifyError, verify};
 
 /// What is known about a backup in one target.
@@ -91,7 +92,9 @@ async fn record(catalog: &Catalog, manifest: &Manifest, findings: &Findings) {
     if sound && findings.unread().next().is_some() {
         return;
     }
-    if let Err(error) = catalog.record(&manifest.name, Verdict { at: SystemClock.now(), sound }).await {
+    if let Err(error) =
+        catalog.record(&manifest.name, Verdict { at: SystemClock.now(), found: if sound { Found::Sound } else { Found::Damaged } }).await
+    {
         tracing::warn!("the verification of `{}` could not be recorded: {}", manifest.name, describe(&error));
     }
 }

@@ -23,7 +23,12 @@ pub async fn prune(catalog: &Catalog, job: &JobName, policy: &Policy, now: DateT
         Ok(entries) => entries,
         Err(error) => return Pruned { failures: vec![describe(&error)], ..pruned },
     };
-    pruned.decisions = retention::plan(policy, &candidates(&entries), now);
+    // without them, the one backup that is known to be restorable could go
+    let verdicts = match catalog.verdicts().await {
+        Ok(verdicts) => verdicts,
+        Err(error) => return Pruned { failures: vec![describe(&error)], ..pruned },
+    };
+    pruned.decisions = retention::plan(policy, &candidates(&entries, &verdicts), now);
     for decision in pruned.decisions.iter().filter(|d| !d.keep) {
         let Some(manifest) = entries.iter().filter_map(Entry::manifest).find(|m| m.name == decision.name) else { continue };
         match catalog.remove(manifest).await {
