@@ -1,10 +1,12 @@
 //! What can be typed.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::moment::Moment;
 use crate::name::{ComponentName, JobName, TargetName};
 
 /// Backups of PostgreSQL, Redis and directories, streamed to object stores, restorable with stock tools.
@@ -31,6 +33,9 @@ Exit codes:
 
 /// Apart from the options of the verb, which are what a reader of its help looks for.
 const GLOBAL: &str = "Global options";
+
+/// The live state stays as it is, and the rest of the backup where it is.
+const PARTIAL: &str = "Part of a component";
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Global {
@@ -121,19 +126,32 @@ pub(super) struct RestoreArgs {
     #[arg(short = 'i')]
     pub(super) _interactive: bool,
     /// Name of a backup, or `latest`: the newest complete one
-    pub(super) name: String,
+    #[arg(required_unless_present = "before")]
+    pub(super) name: Option<String>,
     /// Only these components, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "COMPONENT,…")]
     pub(super) only: Vec<ComponentName>,
     /// With `latest`: of this job
     #[arg(long)]
     pub(super) job: Option<JobName>,
+    /// With `latest`, or without a name: the newest that was finished before: 2026-11-20, "2026-11-20 03:00" (UTC), RFC 3339, or 3d, 2h ago
+    #[arg(long, value_name = "TIME")]
+    pub(super) before: Option<Moment>,
     /// Read from this target
     #[arg(long)]
     pub(super) target: Option<TargetName>,
     /// Restore a component elsewhere: `postgres=postgres://host/newname`, `media=/tmp/look`, `redis=file:///tmp/dump.rdb`
     #[arg(long, value_name = "COMPONENT=DESTINATION")]
     pub(super) into: Vec<String>,
+    /// Only this database of a PostgreSQL component, and nothing else; repeatable
+    #[arg(long, value_name = "NAME", help_heading = PARTIAL)]
+    pub(super) database: Vec<String>,
+    /// PostgreSQL: everything belongs to the user who restores; no roles, tablespaces or privileges of the backup
+    #[arg(long)]
+    pub(super) no_owner: bool,
+    /// PostgreSQL: sessions that load at once [default: 2 to 4, as there are cores and free connections]
+    #[arg(long, value_name = "N")]
+    pub(super) jobs: Option<NonZeroU32>,
     /// Print what would happen; change nothing
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -151,11 +169,14 @@ pub(super) struct RestoreArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct VerifyArgs {
     /// Name of a backup, or `latest`: the newest complete one
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present_any = ["all", "before"])]
     pub(super) name: Option<String>,
     /// Every backup
-    #[arg(long, conflicts_with = "name")]
+    #[arg(long, conflicts_with_all = ["name", "before"])]
     pub(super) all: bool,
+    /// With `latest`, or without a name: the newest that was finished before: 2026-11-20, "2026-11-20 03:00" (UTC), RFC 3339, or 3d, 2h ago
+    #[arg(long, value_name = "TIME")]
+    pub(super) before: Option<Moment>,
     /// With `latest` and --all: of this job
     #[arg(long)]
     pub(super) job: Option<JobName>,
@@ -179,6 +200,9 @@ pub(super) struct ExportArgs {
     /// With `latest`: of this job
     #[arg(long)]
     pub(super) job: Option<JobName>,
+    /// With `latest`: the newest that was finished before: 2026-11-20, "2026-11-20 03:00" (UTC), RFC 3339, or 3d, 2h ago
+    #[arg(long, value_name = "TIME")]
+    pub(super) before: Option<Moment>,
     /// Read from this target
     #[arg(long)]
     pub(super) target: Option<TargetName>,

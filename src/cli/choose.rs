@@ -8,18 +8,31 @@ use crate::manifest::{ComponentStatus, Manifest, Status};
 use crate::name::{BackupName, ComponentName, JobName};
 use crate::storage::Target;
 
-/// The backup of that name, or with `latest` the newest complete one of `job` that holds `only`, and a target that holds it. `unread` says
-/// why targets are not among the catalogs.
-pub(super) async fn backup(
-    catalogs: &[Catalog],
-    unread: Vec<String>,
-    name: &str,
-    job: Option<&JobName>,
-    only: &[ComponentName],
-) -> Result<(Target, Manifest), Error> {
-    match name {
-        "latest" => latest(catalogs, unread, job, only).await,
-        name => named(catalogs, unread, name).await,
+use super::moment::Moment;
+
+/// What was typed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// A name, or `latest`; may be left out where `before` is given.
+    pub(super) name: Option<&'a str>,
+    /// The rest is for `latest`: of this job.
+    pub(super) job: Option<&'a JobName>,
+    /// Complete in these components.
+    pub(super) only: &'a [ComponentName],
+    /// Finished before.
+    pub(super) before: Option<Moment>,
+}
+
+/// The backup of that name, or the newest complete one that serves, and a target that holds it. `unread` says why targets are not among
+/// the catalogs.
+pub(super) async fn backup(catalogs: &[Catalog], unread: Vec<String>, wanted: &Wanted<'_>) -> Result<(Target, Manifest), Error> {
+    match wanted.name {
+        None | Some("latest") => latest(catalogs, unread, wanted).await,
+        Some(name) if wanted.before.is_some() => Err(Error::Usage {
+            what: format!("`{name}` names one backup, and --before looks for one"),
+            advice: Some("Leave one of both out.".into()),
+        }),
+        Some(name) => named(catalogs, unread, name).await,
     }
 }
 
@@ -43,22 +56,25 @@ async fn named(catalogs: &[Catalog], unread: Vec<String>, text: &str) -> Result<
 }
 
 /// The newest complete backup of one job that holds what is asked for.
-async fn latest(
-    catalogs: &[Catalog],
-    unread: Vec<String>,
-    job: Option<&JobName>,
-    only: &[ComponentName],
-) -> Result<(Target, Manifest), Error> {
+async fn latest(catalogs: &[Catalog], unread: Vec<String>, wanted: &Wanted<'_>) -> Result<(Target, Manifest), Error> {
+    let now = SystemClock.now();
+    let before = wanted.before.map(|moment| moment.at(now));
     let mut trouble = unread;
+    let mut later: Option<BackupName> = None;
     let mut found: Vec<(Target, Manifest)> = Vec::new();
     let mut damaged = Vec::new();
     for catalog in catalogs {
-        match catalog.list(job).await {
+        match catalog.list(wanted.job).await {
             Ok(entries) => {
                 for entry in entries {
                     match entry {
-                        Entry::Sound(manifest) if serves(&manifest, only) => found.push((catalog.target().clone(), *manifest)),
-                        Entry::Sound(_) => {}
+                        Entry::Sound(manifest) if !serves(&manifest, wanted.only) => {}
+                        Entry::Sound(manifest) if before.is_none_or(|before| manifest.finished < before) => {
+                            found.push((catalog.target().clone(), *manifest));
+                        }
+                        Entry::Sound(manifest) => {
+                            later = Some(later.map_or_else(|| manifest.name.clone(), |known| known.min(manifest.name.clone())));
+                        }
                         Entry::Damaged(name, _) => damaged.push(name),
                         Entry::Unread(_, error) => trouble.push(describe(&error)),
                     }
@@ -82,11 +98,22 @@ async fn latest(
     // of equal names the first target wins, as it is configured
     found.reverse();
     let newest = found.into_iter().max_by(|(_, a), (_, b)| a.name.cmp(&b.name));
-    let (target, manifest) = newest.ok_or_else(|| not_found("there is no complete backup".into(), trouble))?;
-    for name in damaged.iter().filter(|name| **name > manifest.name) {
+    let Some((target, manifest)) = newest else {
+        return Err(match (before, later) {
+            (None, _) => not_found("there is no complete backup".into(), trouble),
+            (Some(before), oldest) => Error::NotFound {
+                what: format!("there is no complete backup that was finished before {}", before.format("%Y-%m-%d %H:%M:%S UTC")),
+                advice: Some(match oldest {
+                    Some(name) => format!("The oldest is `{name}`."),
+                    None => "`listbackups` shows what there is.".into(),
+                }),
+            },
+        });
+    };
+    for name in damaged.iter().filter(|name| **name > manifest.name && before.is_none_or(|before| name.created() < before)) {
         tracing::warn!("backup `{name}` is newer, but its manifest is damaged: `{}` is taken", manifest.name);
     }
-    if manifest.name.is_ahead(SystemClock.now()) {
+    if manifest.name.is_ahead(now) {
         return Err(Error::Usage {
             what: format!("which backup is the latest cannot be told: `{}` is dated in the future", manifest.name),
             advice: Some("Name a backup. This machine's clock is wrong, or that of the host which made it was.".into()),

@@ -4,6 +4,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{ExportArgs, Global};
+use super::choose::Wanted;
 use super::progress::Progress;
 use super::{choose, open_catalogs, output};
 use crate::config::Settings;
@@ -13,7 +14,8 @@ use crate::pipeline;
 
 pub(super) async fn run(global: &Global, settings: &Settings, args: ExportArgs, cancel: &CancellationToken) -> Result<(), Error> {
     let (catalogs, unread) = open_catalogs(settings, args.target.as_ref())?;
-    let (target, manifest) = choose::backup(&catalogs, unread, &args.name, args.job.as_ref(), &args.only).await?;
+    let wanted = Wanted { name: Some(&args.name), job: args.job.as_ref(), only: &args.only, before: args.before };
+    let (target, manifest) = choose::backup(&catalogs, unread, &wanted).await?;
     let progress = pipeline::Progress::default();
     let shown = Progress::show(global, "fetched", progress.clone());
     let exported = export(&target, &manifest, &args.only, &args.directory, progress, cancel).await;

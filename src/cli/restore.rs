@@ -4,13 +4,15 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{Global, RestoreArgs};
+use super::choose::Wanted;
 use super::progress::Progress;
-use super::{choose, open_catalogs, output};
+use super::{choose, open_catalogs, output, part};
 use crate::assembly;
+use crate::clock::{Clock, SystemClock};
 use crate::component::{Destination, RestoreOptions};
 use crate::config::Settings;
 use crate::error::Error;
-use crate::manifest::{ComponentStatus, Manifest};
+use crate::manifest::{ComponentStatus, Kind, Manifest};
 use crate::name::ComponentName;
 use crate::pipeline;
 use crate::restore::{Part, Restore};
@@ -18,7 +20,8 @@ use crate::restore::{Part, Restore};
 pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs, cancel: &CancellationToken) -> Result<(), Error> {
     let destinations = args.into.iter().map(|text| parse_destination(text)).collect::<Result<Vec<_>, _>>()?;
     let (catalogs, unread) = open_catalogs(settings, args.target.as_ref())?;
-    let (target, manifest) = choose::backup(&catalogs, unread, &args.name, args.job.as_ref(), &args.only).await?;
+    let wanted = Wanted { name: args.name.as_deref(), job: args.job.as_ref(), only: &args.only, before: args.before };
+    let (target, manifest) = choose::backup(&catalogs, unread, &wanted).await?;
     let progress = pipeline::Progress::default();
     let parts = parts(settings, &manifest, &args, destinations)?;
     let restore = Restore::new(&target, manifest, parts, progress.clone())?;
@@ -93,18 +96,28 @@ fn parts(
     args: &RestoreArgs,
     mut destinations: Vec<(ComponentName, String)>,
 ) -> Result<Vec<Part>, Error> {
-    let held = manifest.components.iter().filter(|c| c.status == ComponentStatus::Complete);
     let lost: Vec<&str> = manifest.components.iter().filter(|c| c.status == ComponentStatus::Failed).map(|c| c.name.as_str()).collect();
+    let names = part::names(manifest, args)?;
     if args.only.is_empty() && !lost.is_empty() {
         output::story(&format!("This backup is partial: it lacks {}, which stays as it is.", lost.join(", ")));
     }
-    let names: Vec<ComponentName> = if args.only.is_empty() { held.map(|c| c.name.clone()).collect() } else { args.only.clone() };
+    let asked = RestoreOptions {
+        to: Destination::Configured,
+        keep_old: args.keep_old,
+        databases: args.database.clone(),
+        no_owner: args.no_owner,
+        jobs: args.jobs,
+        stamp: SystemClock.now().format("%Y%m%d-%H%M%S").to_string(),
+        ..RestoreOptions::default()
+    };
     let mut parts = Vec::new();
+    let mut kinds = Vec::new();
     for name in names {
         let kind = manifest.component(&name).map(|c| c.kind).ok_or_else(|| Error::NotFound {
             what: format!("backup `{}` holds no component `{name}`", manifest.name),
             advice: Some(format!("It holds: {}.", manifest.components.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", "))),
         })?;
+        kinds.push(kind);
         let into = destinations.iter().position(|(n, _)| *n == name).map(|at| destinations.swap_remove(at).1);
         let configured = settings.components.iter().find(|c| *c.name() == name).and_then(|c| assembly::restorer(c, kind));
         let elsewhere = || into.as_ref().map(|_| assembly::unconfigured_restorer(name.clone(), kind));
@@ -118,7 +131,11 @@ fn parts(
             }
         };
         let to = into.map_or(Destination::Configured, Destination::Into);
-        parts.push(Part { restorer, options: RestoreOptions { to, keep_old: args.keep_old, ..RestoreOptions::default() } });
+        parts.push(Part { restorer, options: RestoreOptions { to, ..asked.clone() } });
+    }
+    let ours = [("--no-owner", args.no_owner), ("--jobs", args.jobs.is_some())].into_iter().find(|(_, given)| *given);
+    if let Some((option, _)) = ours.filter(|_| !kinds.contains(&Kind::Postgres)) {
+        return Err(Error::Usage { what: format!("{option} is for PostgreSQL, and no such component is restored"), advice: None });
     }
     if let Some((name, _)) = destinations.first() {
         return Err(Error::Usage { what: format!("`--into {name}=…` names a component that is not restored"), advice: None });

@@ -4,6 +4,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{Global, VerifyArgs};
+use super::choose::Wanted;
 use super::progress::Progress;
 use super::{choose, open_catalogs, output};
 use crate::catalog::{Catalog, CatalogError, Entry};
@@ -34,9 +35,14 @@ enum Outcome {
 pub(super) async fn run(global: &Global, settings: &Settings, args: VerifyArgs, cancel: &CancellationToken) -> Result<(), Error> {
     let (catalogs, mut unread) = open_catalogs(settings, args.target.as_ref())?;
     let name = match args.name.as_deref() {
-        Some("latest") => Some(choose::backup(&catalogs, unread.clone(), "latest", args.job.as_ref(), &[]).await?.1.name),
-        Some(text) => Some(text.parse::<BackupName>().map_err(|_| choose::not_found(format!("there is no backup `{text}`"), Vec::new()))?),
-        None => None,
+        None if args.all => None,
+        Some(text) if text != "latest" && args.before.is_none() => {
+            Some(text.parse::<BackupName>().map_err(|_| choose::not_found(format!("there is no backup `{text}`"), Vec::new()))?)
+        }
+        name => {
+            let wanted = Wanted { name, job: args.job.as_ref(), only: &[], before: args.before };
+            Some(choose::backup(&catalogs, unread.clone(), &wanted).await?.1.name)
+        }
     };
     let progress = pipeline::Progress::default();
     let shown = Progress::show(global, "read back", progress.clone());

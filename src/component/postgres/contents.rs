@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::PostgresError;
 use super::facts::{self, DatabaseFacts};
 use super::restore_error::RestoreError;
+use crate::component::{ComponentError, RestoreOptions};
 use crate::manifest::{Artifact, Component, Facts, Format};
 
 /// A backup of a server.
@@ -79,6 +81,26 @@ impl Contents {
         Ok(Self { globals, databases, server, server_version, dump })
     }
 
+    /// What `options` ask for.
+    ///
+    /// # Errors
+    /// As [`Self::of`]; [`ComponentError::NotHeld`].
+    pub fn chosen(part: &Component, options: &RestoreOptions) -> Result<Self, ComponentError> {
+        let mut contents = Self::of(part).map_err(PostgresError::from)?;
+        let held = contents.names();
+        let missing: Vec<&str> = options.databases.iter().map(String::as_str).filter(|name| !held.contains(name)).collect();
+        if !missing.is_empty() {
+            let advice = Some(format!("It holds {}.", quoted(&held)));
+            return Err(ComponentError::NotHeld { what: format!("database {}", quoted(&missing)), advice });
+        }
+        contents.databases.retain(|d| options.databases.is_empty() || options.databases.contains(&d.name));
+        if options.no_owner {
+            contents.globals = None;
+            contents.databases.iter_mut().for_each(|d| d.facts = d.facts.without_owner());
+        }
+        Ok(contents)
+    }
+
     pub fn names(&self) -> Vec<&str> {
         self.databases.iter().map(|d| d.name.as_str()).collect()
     }
@@ -94,6 +116,10 @@ impl DatabaseContents {
         let data = self.data.iter().map(|artifact| Pass { artifact, sections: &["data"] });
         std::iter::once(main(&["pre-data", "data"])).chain(data).chain([main(&["post-data"])]).collect()
     }
+}
+
+fn quoted(names: &[&str]) -> String {
+    names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
 /// `<database>.data-N.dump` is such an archive; a dot within a database's name does not make it one, since its own archive has no `-N`.

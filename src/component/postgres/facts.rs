@@ -76,6 +76,15 @@ pub struct DatabaseFacts {
     pub split: Vec<Split>,
 }
 
+impl DatabaseFacts {
+    /// What stands in no relation to other things of its server: without owner, privileges, settings of roles, and tablespace.
+    #[must_use]
+    pub fn without_owner(&self) -> Self {
+        let settings = self.settings.iter().filter(|s| s.role.is_none()).cloned().collect();
+        Self { owner: None, acl: None, tablespace: None, settings, ..self.clone() }
+    }
+}
+
 /// An archive that holds the rows of some tables, and is loaded (`--section=data`) after the pre-data section of the main one and before
 /// its post-data section, in any order with the main one's rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,9 +7,10 @@ use super::contents::Contents;
 use super::destination::Place;
 use super::helper::Role;
 use super::inspect::Server;
+use crate::component::RestoreOptions;
 
 /// The sentences, in the order of what happens.
-pub fn steps(contents: &Contents, place: &Place, server: &Server, binary: &Binary, keep_old: bool) -> Vec<String> {
+pub fn steps(contents: &Contents, place: &Place, server: &Server, binary: &Binary, options: &RestoreOptions) -> Vec<String> {
     let mut steps = vec![format!(
         "Restore to {} (PostgreSQL {}) with pg_restore {}; the backup is of a PostgreSQL {} server.",
         server.at,
@@ -18,10 +19,14 @@ pub fn steps(contents: &Contents, place: &Place, server: &Server, binary: &Binar
         contents.server_version.as_deref().unwrap_or("server of unknown version")
     )];
     steps.push(match &contents.globals {
+        _ if options.no_owner => format!(
+            "Everything will belong to \"{}\": owners, privileges, roles and tablespaces of the backup are left out (--no-owner).",
+            server.host.user
+        ),
         Some(_) => "Create the roles and tablespaces that are missing there; those that exist stay as they are, passwords included.".into(),
         None => "Roles and tablespaces are not in the backup: those that the databases need must exist.".into(),
     });
-    if !server.host.superuser {
+    if !server.host.superuser && !options.no_owner {
         steps.push(format!(
             "User \"{}\" is no superuser: every object will belong to it, whoever owned it; privileges of missing roles are left out.",
             server.host.user
@@ -42,7 +47,7 @@ pub fn steps(contents: &Contents, place: &Place, server: &Server, binary: &Binar
                     1 => "1 session is cut".to_owned(),
                     n => format!("{n} sessions are cut"),
                 };
-                let fate = if keep_old { "kept under another name, closed to connections" } else { "dropped afterwards" };
+                let fate = if options.keep_old { "kept under another name, closed to connections" } else { "dropped afterwards" };
                 format!("loaded beside the existing one, then swapped in by rename ({sessions}); the old one is {fate}")
             }
         };

@@ -53,15 +53,15 @@ impl PostgresRestorer {
         Self { patience, ..self }
     }
 
-    async fn prepare(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<Prepared, PostgresError> {
-        let contents = Contents::of(part)?;
+    async fn prepare(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<Prepared, ComponentError> {
+        let contents = Contents::chosen(part, options)?;
         let place = Place::of(&options.to, &self.options, &contents.names())?;
         let replaces = options.to != Destination::Beside;
         let targets: Vec<&str> = contents.databases.iter().filter(|_| replaces).map(|d| place.name(&d.name)).collect();
         let (endpoint, client) = inspect::connect(&place.endpoint, &targets).await?;
         refuse_pooler(&endpoint, &client).await?;
         let server = inspect::inspect(&client, endpoint.to_string()).await?;
-        server.allow(&targets, contents.server)?;
+        server.allow(&targets, contents.server).map_err(PostgresError::from)?;
         let dump = contents.dump.unwrap_or(server.host.major);
         let binary = binaries::find_restore(dump, server.host.major).await?;
         Ok(Prepared { contents, place, endpoint, client, server, binary })
@@ -76,7 +76,7 @@ impl Restorer for PostgresRestorer {
 
     async fn plan(&self, part: &StoredComponent, options: &RestoreOptions) -> Result<Plan, ComponentError> {
         let Prepared { contents, place, server, binary, .. } = self.prepare(&part.component, options).await?;
-        Ok(Plan { steps: plan::steps(&contents, &place, &server, &binary, options.keep_old), ..Plan::default() })
+        Ok(Plan { steps: plan::steps(&contents, &place, &server, &binary, options), ..Plan::default() })
     }
 
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
@@ -85,8 +85,12 @@ impl Restorer for PostgresRestorer {
         staged.beside = options.to == Destination::Beside;
         let built = async {
             let mut flags = Vec::new();
-            globals(&contents, part, &options.to, &mut client, &mut server, &mut staged, &mut flags, &run.cancel).await?;
-            let workload = Workload::ask(&client).await?;
+            if options.no_owner {
+                flags.extend(["--no-owner", "--no-privileges", "--no-tablespaces"]);
+            } else {
+                globals(&contents, part, &options.to, &mut client, &mut server, &mut staged, &mut flags, &run.cancel).await?;
+            }
+            let workload = Workload::ask(&client).await?.with_sessions(options.jobs);
             // Loading takes long; an idle connection may not survive it.
             drop(client);
             let loader = Loader { binary, flags, workload };

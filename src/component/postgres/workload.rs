@@ -1,5 +1,7 @@
 //! How much of a server a restore may take: connections at once, and memory to build indexes with.
 
+use std::num::NonZeroU32;
+
 use tokio_postgres::Client;
 
 use super::{PostgresError, query};
@@ -9,6 +11,9 @@ const INDEX_MEMORY: u64 = 512 << 20;
 
 /// What one build may take; more gains little.
 const MOST_INDEX_MEMORY: u64 = 256 << 20;
+
+/// What one build gets at least, however many there are; PostgreSQL's own default.
+const LEAST_INDEX_MEMORY: u64 = 64 << 20;
 
 /// What a server has to give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +57,18 @@ impl Workload {
         Self { sessions, index_memory: (index_memory > room.index_memory).then_some(index_memory) }
     }
 
+    /// With so many sessions, where the operator said how many.
+    #[must_use]
+    pub fn with_sessions(self, sessions: Option<NonZeroU32>) -> Self {
+        match sessions.and_then(|n| usize::try_from(n.get()).ok()) {
+            Some(sessions) => {
+                let share = INDEX_MEMORY / sessions as u64;
+                Self { sessions, index_memory: self.index_memory.map(|bytes| bytes.min(share.max(LEAST_INDEX_MEMORY))) }
+            }
+            None => self,
+        }
+    }
+
     /// For `PGOPTIONS`.
     pub fn options(&self) -> String {
         self.index_memory.map_or_else(String::new, |bytes| format!(" -c maintenance_work_mem={}kB", bytes >> 10))
@@ -76,5 +93,15 @@ mod tests {
         check(4, 64, 8, 2, Some(256));
         check(1, 64, 8, 1, Some(256));
         check(0, 64, 8, 1, Some(256));
+    }
+
+    #[test]
+    fn the_operator_may_say_how_many() {
+        let workload = Workload { sessions: 2, index_memory: Some(256 << 20) };
+        let with = |n| workload.with_sessions(NonZeroU32::new(n));
+        assert_eq!(with(0), workload);
+        assert_eq!(with(1), Workload { sessions: 1, index_memory: Some(256 << 20) });
+        assert_eq!(with(4), Workload { sessions: 4, index_memory: Some(128 << 20) });
+        assert_eq!(with(32), Workload { sessions: 32, index_memory: Some(64 << 20) });
     }
 }

@@ -1,0 +1,40 @@
+//! Which component `--database` means (pure): one, and nothing else of the backup is restored.
+
+use super::args::RestoreArgs;
+use crate::error::Error;
+use crate::manifest::{Component, ComponentStatus, Kind, Manifest};
+use crate::name::ComponentName;
+
+/// The components to restore: what was asked for, or everything that the backup holds.
+///
+/// # Errors
+/// [`Error::Usage`] and [`Error::NotFound`].
+pub(super) fn names(manifest: &Manifest, args: &RestoreArgs) -> Result<Vec<ComponentName>, Error> {
+    let held = || manifest.components.iter().filter(|c| c.status == ComponentStatus::Complete);
+    let Some((option, kind)) = part(args) else {
+        return Ok(if args.only.is_empty() { held().map(|c| c.name.clone()).collect() } else { args.only.clone() });
+    };
+    let usage = |what: String, advice: &str| Err(Error::Usage { what, advice: Some(advice.to_owned()) });
+    let list = |names: &[&Component]| names.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
+    match args.only.as_slice() {
+        [] => {}
+        [name] => match manifest.component(name) {
+            Some(component) if component.kind != kind => {
+                return usage(format!("{option} is for a {} component, which `{name}` is not", kind.as_str()), "Name another with --only.");
+            }
+            _ => return Ok(vec![name.clone()]), // that it is not held is said by the caller
+        },
+        _ => return usage(format!("{option} restores a part of one component, and nothing else"), "Name one with --only."),
+    }
+    let candidates: Vec<&Component> = held().filter(|c| c.kind == kind).collect();
+    match candidates.as_slice() {
+        [one] => Ok(vec![one.name.clone()]),
+        [] => Err(Error::NotFound { what: format!("backup `{}` holds no {} component", manifest.name, kind.as_str()), advice: None }),
+        many => usage(format!("{option} of which component: {}?", list(many)), "Name one with --only."),
+    }
+}
+
+/// The option that asks for a part, and of what kind of component.
+fn part(args: &RestoreArgs) -> Option<(&'static str, Kind)> {
+    (!args.database.is_empty()).then_some(("--database", Kind::Postgres))
+}
