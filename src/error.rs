@@ -31,6 +31,9 @@ pub enum Error {
     /// Stored bytes are not what was written.
     #[error("{0}")]
     Integrity(String),
+    /// A backup could not be restored for a trial.
+    #[error("{0}")]
+    Drill(String),
     #[error(transparent)]
     Export(#[from] ExportError),
     /// What succeeded is kept; what did not was named before.
@@ -95,7 +98,7 @@ impl Error {
                 _ => 1,
             },
             Self::Incomplete(_) => 3,
-            Self::Worker(_) | Self::Health(_) | Self::Io { .. } => 1,
+            Self::Drill(_) | Self::Worker(_) | Self::Health(_) | Self::Io { .. } => 1,
             Self::Cancelled => 130,
         }
     }
@@ -113,6 +116,9 @@ impl Error {
             Self::Worker(error) => error.advice(),
             Self::Health(error) => error.advice(),
             Self::Integrity(_) => Some("Restore from another target or an older backup; check the store's disks.".into()),
+            Self::Drill(_) => {
+                Some("Nothing in service was changed. Try an older backup, and find out what this one lacks before it is needed.".into())
+            }
             Self::Export(error) => error.advice(),
             Self::Incomplete(_) | Self::Io { .. } | Self::Cancelled => None,
         }

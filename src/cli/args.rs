@@ -27,7 +27,7 @@ Exit codes:
     3  incomplete: a component, target or deletion failed
    10  no such backup, target, job or component
    11  busy: another run holds the job or the target
-   12  integrity: stored bytes do not match
+   12  integrity: stored bytes do not match, or a drill's restore differs
    78  invalid configuration
   130  cancelled";
 
@@ -74,7 +74,7 @@ pub(super) enum Command {
     Listbackups(ListArgs),
     /// Restore a backup
     Restore(RestoreArgs),
-    /// Read backups back and compare every byte; restore nothing
+    /// Read backups back and compare every byte, or restore one for a trial
     Verify(VerifyArgs),
     /// Apply retention now
     Prune(PruneArgs),
@@ -180,9 +180,15 @@ pub(super) struct VerifyArgs {
     /// With `latest` and --all: of this job
     #[arg(long)]
     pub(super) job: Option<JobName>,
-    /// Only in this target [default: in every target that holds it]
+    /// Only in this target [default: in every target that holds it; with --drill in the first one]
     #[arg(long)]
     pub(super) target: Option<TargetName>,
+    /// Really restore it, into throwaway places, compare, and clean up
+    #[arg(long, conflicts_with = "all")]
+    pub(super) drill: bool,
+    /// With --drill: only these components, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "COMPONENT,…", requires = "drill")]
+    pub(super) only: Vec<ComponentName>,
     /// Print the result as JSON
     #[arg(long)]
     pub(super) json: bool,

@@ -5,6 +5,7 @@ mod backup;
 mod check;
 mod choose;
 mod config;
+mod drill;
 mod export;
 mod list;
 mod moment;
@@ -81,6 +82,7 @@ async fn dispatch(args: Args) -> Result<(), Error> {
         Command::Backup(backup) => backup::run(&global, &load_config(&global)?.settings, backup, &cancel_on_signal()).await,
         Command::Listbackups(list) => list::run(&load_config(&global)?.settings, list).await,
         Command::Restore(restore) => restore::run(&global, &load_config(&global)?.settings, restore, &cancel_on_signal()).await,
+        Command::Verify(verify) if verify.drill => drill::run(&global, &load_config(&global)?.settings, verify, &cancel_on_signal()).await,
         Command::Verify(verify) => verify::run(&global, &load_config(&global)?.settings, verify, &cancel_on_signal()).await,
         Command::Export(export) => export::run(&global, &load_config(&global)?.settings, export, &cancel_on_signal()).await,
         Command::Prune(prune) => prune::run(&load_config(&global)?.settings, prune).await,

@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::task::JoinHandle;
@@ -28,15 +29,28 @@ pub(super) struct Child {
 }
 
 impl Child {
-    pub(super) fn spawn(command: &Command, stdin: Stdio) -> Result<Self, ProcessError> {
+    pub(super) fn spawn(command: &Command, stdin: Stdio, stdout: Stdio) -> Result<Self, ProcessError> {
         let program = command.program.file_name().unwrap_or(command.program.as_os_str()).to_string_lossy().into_owned();
-        let mut builder = tokio::process::Command::new(&command.program);
+        let mut builder = match &command.wrapper {
+            None => tokio::process::Command::new(&command.program),
+            Some((wrapper, args)) => {
+                let mut builder = tokio::process::Command::new(wrapper);
+                builder.args(*args).arg(&command.program);
+                builder
+            }
+        };
         builder.args(&command.args).env_clear().env("LC_ALL", "C");
         if let Some(path) = std::env::var_os("PATH") {
             builder.env("PATH", path);
         }
         builder.envs(command.env.iter().map(|(key, value)| (key, value)));
-        builder.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        if let Some(user) = command.user {
+            builder.uid(user.uid).gid(user.gid);
+        }
+        if let Some(directory) = &command.directory {
+            builder.current_dir(directory);
+        }
+        builder.stdin(stdin).stdout(stdout).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut process = builder.spawn().map_err(|source| ProcessError::Start { program: program.clone(), source })?;
         tracing::debug!(program, args = ?command.args, pid = process.id(), "child process started");
         let stderr = Arc::default();
@@ -49,7 +63,7 @@ impl Child {
         self.process.id()
     }
 
-    /// To be called once.
+    /// To be called once, of a child whose stdout is piped.
     pub(super) fn take_stdout(&mut self) -> ChildStdout {
         self.process.stdout.take().expect("stdout was piped")
     }
@@ -89,10 +103,21 @@ impl Child {
         if status.success() { Ok(stderr) } else { Err(ProcessError::Failed { program: program(), status, stderr }) }
     }
 
-    fn signal(&self) {
+    fn pid(&self) -> Option<Pid> {
         // An id is there only while the child is not reaped, so that it cannot belong to somebody else.
-        if let Some(pid) = self.process.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw) {
-            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+        self.process.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
+    }
+
+    fn signal(&self) {
+        if let Some(pid) = self.pid() {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+
+    /// Asks the child itself, not its group: a server tells its own processes what to do.
+    pub(super) fn ask(&self, signal: Signal) {
+        if let Some(pid) = self.pid() {
+            let _ = kill_process(pid, signal);
         }
     }
 

@@ -7,6 +7,7 @@
 //! Secrets go into the environment of a child, never into its arguments.
 
 mod child;
+mod daemon;
 mod error;
 mod priority;
 mod stderr;
@@ -23,6 +24,7 @@ use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
 use child::Child;
+pub use daemon::Daemon;
 pub use error::ProcessError;
 pub use priority::{IoPriority, Priority};
 pub use stderr::Stderr;
@@ -42,6 +44,17 @@ pub struct Command {
     program: PathBuf,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    user: Option<User>,
+    directory: Option<PathBuf>,
+    /// What starts the program in its place, with its arguments.
+    wrapper: Option<(PathBuf, &'static [&'static str])>,
+}
+
+/// Whom a child runs as; without any further group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// Without the values of the environment, which may be secrets.
@@ -55,7 +68,7 @@ impl fmt::Debug for Command {
 impl Command {
     /// `program` is an absolute path: what runs must not depend on `PATH`.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), args: Vec::new(), env: Vec::new() }
+        Self { program: program.into(), args: Vec::new(), env: Vec::new(), user: None, directory: None, wrapper: None }
     }
 
     /// Everybody on the machine can read arguments: no secret here.
@@ -82,12 +95,33 @@ impl Command {
         env.into_iter().fold(self, |command, (key, value)| command.env(key, value))
     }
 
+    /// Somebody else than us, which only root may ask for.
+    #[must_use]
+    pub fn user(self, user: Option<User>) -> Self {
+        Self { user, ..self }
+    }
+
+    /// Where the child works, in place of our own working directory.
+    #[must_use]
+    pub fn directory(self, directory: impl Into<PathBuf>) -> Self {
+        Self { directory: Some(directory.into()), ..self }
+    }
+
     /// Starts the child; its stdout is the stream, its stdin is empty.
     ///
     /// # Errors
     /// [`ProcessError::Start`], [`ProcessError::Output`]. Everything later is an error of the stream, see [`ProcessError::of`].
     pub fn stream(self, cancel: &CancellationToken) -> Result<ChildStream, ProcessError> {
-        ChildStream::new(Child::spawn(&self, Stdio::null())?, cancel)
+        ChildStream::new(Child::spawn(&self, Stdio::null(), Stdio::piped())?, cancel)
+    }
+
+    /// Starts a child that serves until it is told to end; what it writes to stdout is lost.
+    ///
+    /// # Errors
+    /// [`ProcessError::Start`].
+    pub async fn serve(self) -> Result<Daemon, ProcessError> {
+        let command = daemon::bound(self).await;
+        Ok(Daemon::new(Child::spawn(&command, Stdio::null(), Stdio::null())?))
     }
 
     /// Runs the child to its end.
@@ -104,7 +138,7 @@ impl Command {
     /// # Errors
     /// [`ProcessError`]. An error of `input` kills the child and is the error, whatever the child made of what it got.
     pub async fn feed(self, input: impl AsyncRead + Send + Unpin, cancel: &CancellationToken) -> Result<Output, ProcessError> {
-        let mut child = Child::spawn(&self, Stdio::piped())?;
+        let mut child = Child::spawn(&self, Stdio::piped(), Stdio::piped())?;
         let fed = tokio::select! {
             biased;
             () = cancel.cancelled() => Err(ProcessError::Cancelled { program: child.program.clone() }),

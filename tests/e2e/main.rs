@@ -5,6 +5,7 @@ mod support;
 
 mod cli;
 mod directory;
+mod drill;
 mod partial;
 mod postgres_restore;
 mod postgres_source;

@@ -8,9 +8,13 @@
 //! trees deeper than `PATH_MAX` are whole and no name, however hostile, leads outside. The one link that is followed is described at
 //! [`followed::FOLLOWED`].
 
+use std::ffi::CString;
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, open};
 use thiserror::Error;
 
 use crate::name::ComponentName;
@@ -41,6 +45,17 @@ mod warnings;
 pub use restorer::DirectoryRestorer;
 pub use source::DirectorySource;
 pub use swap::Swap;
+
+/// Removes the tree at `path`: by handles, however deep, directories that forbid it to their owner included, and never what is mounted in it.
+///
+/// # Errors
+/// What the kernel says.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let parent = open(parent, ladder::DIRECTORY, Mode::empty())?;
+    let name = CString::new(name.as_bytes())?;
+    Ok(trash::remove(parent.as_fd(), &name)?)
+}
 
 /// Which tree to take.
 #[derive(Debug, Clone, PartialEq, Eq)]

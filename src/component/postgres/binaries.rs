@@ -16,13 +16,15 @@ use crate::process::Command;
 /// The first version whose client programs set `transaction_timeout`, which older servers refuse.
 pub const TRANSACTION_TIMEOUT: u32 = 17;
 
-/// A client program.
+/// A program of PostgreSQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
     PgDump,
     PgDumpall,
     PgRestore,
     Psql,
+    /// The server itself.
+    Postgres,
 }
 
 impl Tool {
@@ -32,6 +34,7 @@ impl Tool {
             Self::PgDumpall => "pg_dumpall",
             Self::PgRestore => "pg_restore",
             Self::Psql => "psql",
+            Self::Postgres => "postgres",
         }
     }
 
@@ -51,7 +54,7 @@ impl Tool {
     }
 }
 
-/// An installed client program.
+/// An installed program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binary {
     /// Absolute.

@@ -47,6 +47,7 @@ mod workload;
 
 pub use binaries::{Binary, Tool};
 pub use connect::Endpoint;
+pub use contents::{Contents, DatabaseContents};
 pub use dump::Dump;
 pub use restore::PostgresRestorer;
 pub use restore_error::RestoreError;
