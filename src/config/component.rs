@@ -8,6 +8,7 @@ use super::ComponentOptions;
 use super::layer::Origin;
 use super::raw::{RawConfig, RawDirectory, RawPostgres, RawRedis};
 use super::validate::{Check, filled};
+use crate::component::Detail;
 use crate::component::directory::DirectoryOptions;
 use crate::component::postgres::{Jobs, PostgresOptions};
 use crate::component::redis::{Method, RedisOptions};
@@ -81,6 +82,7 @@ fn redis(name: &str, raw: &RawRedis, check: &mut Check<'_>) -> Option<RedisOptio
         ca_file: filled(&raw.ca_file).map(|p| check.absolute(p)),
         method,
         rdb_path: filled(&raw.rdb_path).map(|p| check.absolute(p)),
+        fingerprint: detail(&raw.fingerprint),
         required: host_is_set || check.merged.is_ours(&["redis", name]),
     })
 }
@@ -105,5 +107,15 @@ fn directory(name: &str, raw: &RawDirectory, check: &mut Check<'_>) -> Option<Di
         exclude: raw.exclude.clone(),
         skip_unreadable: raw.skip_unreadable,
         required: check.merged.is_ours(&["directory", name]),
+        fingerprint: detail(&raw.fingerprint),
     })
+}
+
+/// How much a fingerprint says; other words are a fault that was told already.
+fn detail(word: &str) -> Detail {
+    match word {
+        "counts" => Detail::Counts,
+        "off" => Detail::Off,
+        _ => Detail::Full,
+    }
 }

@@ -321,7 +321,7 @@ impl Default for RawPostgres {
 }
 
 /// `[redis.NAME]`
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "A Redis server", rename = "Redis")]
 pub(super) struct RawRedis {
@@ -349,10 +349,32 @@ pub(super) struct RawRedis {
     pub method: String,
     /// Where the server's RDB file can be read from here.
     pub rdb_path: String,
+    /// What a backup notes for a restore to be compared with: the keys of each database, the libraries of functions and the checksum of
+    /// the RDB, all but the checksum, or nothing.
+    #[schemars(extend("enum" = ["full", "counts", "off"]))]
+    pub fingerprint: String,
+}
+
+impl Default for RawRedis {
+    fn default() -> Self {
+        Self {
+            url: SecretText::default(),
+            host: String::new(),
+            port: None,
+            username: String::new(),
+            password: SecretText::default(),
+            db: None,
+            tls: false,
+            ca_file: String::new(),
+            method: String::new(),
+            rdb_path: String::new(),
+            fingerprint: "full".into(),
+        }
+    }
 }
 
 /// `[directory.NAME]`
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "A directory", rename = "Directory")]
 pub(super) struct RawDirectory {
@@ -362,6 +384,16 @@ pub(super) struct RawDirectory {
     pub exclude: Vec<String>,
     /// A file that cannot be read is a warning rather than a failure of the component.
     pub skip_unreadable: bool,
+    /// What a backup notes for a restore to be compared with: hashes of all contents and attributes, only how many files and bytes there
+    /// are, or nothing. With hashes, a restore reads the new tree once.
+    #[schemars(extend("enum" = ["full", "counts", "off"]))]
+    pub fingerprint: String,
+}
+
+impl Default for RawDirectory {
+    fn default() -> Self {
+        Self { path: String::new(), exclude: Vec::new(), skip_unreadable: false, fingerprint: "full".into() }
+    }
 }
 
 /// `[encryption]`

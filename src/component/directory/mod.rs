@@ -17,13 +17,19 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, open};
 use thiserror::Error;
 
+use super::Detail;
 use crate::name::ComponentName;
 
 mod ahead;
 pub(super) mod archive;
 mod attributes;
 mod cache;
+mod compare;
+mod content;
+mod difference;
+mod fingerprint;
 mod followed;
+mod keeps;
 mod ladder;
 mod links;
 mod owners;
@@ -35,6 +41,7 @@ mod sides;
 mod small;
 mod source;
 mod sparse;
+mod survey;
 mod swap;
 mod trash;
 mod trouble;
@@ -68,12 +75,14 @@ pub struct DirectoryOptions {
     pub skip_unreadable: bool,
     /// False for the directories that are only built-in defaults: one that does not exist is absent rather than failed.
     pub required: bool,
+    /// What is noted of the tree for a restore to be compared with.
+    pub fingerprint: Detail,
 }
 
 impl DirectoryOptions {
     /// The whole tree at `path`, which must exist.
     pub fn new(name: ComponentName, path: PathBuf) -> Self {
-        Self { name, path, exclude: Vec::new(), skip_unreadable: false, required: true }
+        Self { name, path, exclude: Vec::new(), skip_unreadable: false, required: true, fingerprint: Detail::Full }
     }
 }
 
@@ -123,6 +132,12 @@ pub enum DirectoryError {
     Refused { path: String, problem: &'static str },
     #[error("restore `{path}`")]
     Write {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("compare `{path}` with the backup")]
+    Compare {
         path: String,
         #[source]
         source: io::Error,

@@ -9,6 +9,8 @@ use tokio::io::AsyncReadExt;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use super::compare::{Verdict, explain, judge, settle};
+use super::fingerprint::Expected;
 use super::place::Place;
 use super::sides::Sides;
 use super::swap::Swap;
@@ -86,28 +88,46 @@ impl Restorer for DirectoryRestorer {
             }
         })
         .await?;
+        let expected = match part.fingerprint().await.map_err(ComponentError::Fingerprint)? {
+            Some(noted) if !options.is_partial() => Some(Expected::read(&noted).map_err(ComponentError::Fingerprint)?),
+            _ => None,
+        };
         let stream = (part.open)(artifact).await.map_err(DirectoryError::OpenArchive)?;
         // whoever drops this future stops the blocking work, which then removes the new tree
         let cancel = run.cancel.child_token();
         let stop = cancel.clone().drop_guard();
-        let handle = Handle::current();
+        let (handle, partial) = (Handle::current(), options.is_partial());
+        let (open, artifact) = (part.open.clone(), artifact.clone());
         let staged = blocking(path, move || {
             let sides = Sides::create(place, &format!("{:08x}", rand::random::<u32>()))?;
-            let feed = BufReader::with_capacity(BUFFER, Feed { stream, handle, cancel: cancel.clone() });
-            let result = sides.staging().and_then(|staging| unpack(feed, staging, &cancel));
+            let feed = |stream| BufReader::with_capacity(BUFFER, Feed { stream, handle: handle.clone(), cancel: cancel.clone() });
+            let result = (|| -> Result<_, DirectoryError> {
+                let (unpacked, warnings) = unpack(feed(stream), sides.staging()?, &cancel)?;
+                let found = settle(sides.staging()?, sides.place().target.clone(), expected.as_ref(), &cancel)?;
+                let compared = match judge(expected.as_ref(), found.as_ref(), &unpacked, partial) {
+                    Verdict::Same(compared) => Ok(compared),
+                    Verdict::Differs(expected, found) => {
+                        let stream = handle.block_on(open(&artifact)).map_err(DirectoryError::OpenArchive)?;
+                        Err(explain(feed(stream), &sides.staging()?, expected, &unpacked, found, &cancel)?)
+                    }
+                };
+                Ok((unpacked, warnings, compared))
+            })();
             match result {
-                Ok((unpacked, warnings)) => Ok((sides, unpacked, warnings)),
+                Ok((unpacked, warnings, Ok(compared))) => Ok((sides, unpacked, warnings, compared)),
+                Ok((.., Err(differences))) => Err(ComponentError::Differs(differences)),
                 Err(_) if cancel.is_cancelled() => Err(ComponentError::Cancelled),
                 Err(error) => Err(error.into()),
             }
         })
         .await;
         stop.disarm();
-        let (sides, unpacked, warnings) = staged?;
+        let (sides, unpacked, warnings, compared) = staged?;
         Ok(Box::new(StagedDirectory {
             target: sides.place().target.clone(),
             sides: Some(sides),
             unpacked,
+            compared,
             warnings,
             keep_old: options.keep_old,
         }))
@@ -120,6 +140,8 @@ struct StagedDirectory {
     /// Absent only while work on it is under way.
     sides: Option<Sides>,
     unpacked: Unpacked,
+    /// What was compared, as a sentence.
+    compared: String,
     warnings: Vec<String>,
     keep_old: bool,
 }
@@ -138,10 +160,10 @@ impl Staged for StagedDirectory {
     }
 
     async fn finish(self: Box<Self>) -> Result<Restored, ComponentError> {
-        let Self { target, sides, unpacked, warnings, keep_old } = *self;
+        let Self { target, sides, unpacked, compared, warnings, keep_old } = *self;
         let Some(sides) = sides else { return Err(DirectoryError::Died(target).into()) };
         let kept = blocking(target.clone(), move || Ok(sides.finish(keep_old)?)).await?;
-        let mut done = vec![format!("restored {} entries, {} bytes, to {}", unpacked.entries, unpacked.bytes, target.display())];
+        let mut done = vec![format!("restored {} entries, {} bytes, to {}", unpacked.entries, unpacked.bytes, target.display()), compared];
         done.extend(kept.map(|path| format!("the old directory is kept as {}", path.display())));
         Ok(Restored { done, warnings })
     }

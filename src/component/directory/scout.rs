@@ -84,6 +84,8 @@ pub struct Scout {
     path: Vec<u8>,
     /// Whether it began at the root of the tree.
     whole: bool,
+    /// Whether the link that may be followed is.
+    follows: bool,
 }
 
 enum State {
@@ -96,12 +98,31 @@ enum State {
 impl Scout {
     /// A search of the whole tree.
     pub fn new(root: OwnedFd, exclude: Arc<Gitignore>) -> Self {
-        Self { exclude, attributes: AttributeReader::default(), state: State::Fresh(root, None), path: Vec::new(), whole: true }
+        Self {
+            exclude,
+            attributes: AttributeReader::default(),
+            state: State::Fresh(root, None),
+            path: Vec::new(),
+            whole: true,
+            follows: true,
+        }
+    }
+
+    /// A search of the whole tree that takes every link for a link.
+    pub fn unfollowed(root: OwnedFd) -> Self {
+        Self { follows: false, ..Self::new(root, Arc::new(Gitignore::empty())) }
     }
 
     /// A search of `directory`, which lies at `path` in the tree, in a directory on the device `above`.
     pub fn below(directory: OwnedFd, path: Vec<u8>, above: u64, exclude: Arc<Gitignore>) -> Self {
-        Self { exclude, attributes: AttributeReader::default(), state: State::Fresh(directory, Some(above)), path, whole: false }
+        Self {
+            exclude,
+            attributes: AttributeReader::default(),
+            state: State::Fresh(directory, Some(above)),
+            path,
+            whole: false,
+            follows: false,
+        }
     }
 
     /// What comes next; `None` at the end.
@@ -162,7 +183,7 @@ impl Scout {
         if excluded(&self.exclude, &self.path, kind) {
             return Ok(What::Excluded);
         }
-        let top = self.whole && ladder.depth() == 0;
+        let top = self.follows && ladder.depth() == 0;
         match kind {
             FileType::Directory => match open_quietly(ladder.handle(), name, DIRECTORY) {
                 Ok(directory) => self.enter(ladder, directory, None),

@@ -12,9 +12,12 @@ use rustix::io::Errno;
 use super::archive::{BLOCK, Member, MemberKind, Time, padding, write};
 use super::attributes::{AttributeReader, Subject};
 use super::cache::Cache;
+use super::content;
+use super::fingerprint::Fingerprint;
 use super::owners::Owners;
 use super::scout::{Found, What, open_quietly};
 use super::sparse;
+use crate::component::Detail;
 
 /// Files up to this size are read ahead, in bytes.
 pub const AHEAD: u64 = 256 << 10;
@@ -38,6 +41,7 @@ pub const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NO
 pub struct Shared {
     pub owners: Owners,
     pub cache: Cache,
+    pub detail: Detail,
 }
 
 /// Some of what is to be stored, in order, and what was read of it ahead.
@@ -45,6 +49,8 @@ pub struct Batch {
     pub entries: Vec<(Found, Outcome)>,
     /// Of all that was stored, one after the other.
     pub bytes: Vec<u8>,
+    /// Of all that was read.
+    pub print: Fingerprint,
     held: Held,
 }
 
@@ -109,7 +115,12 @@ impl Drop for Held {
 impl Batch {
     /// Nothing of it was read yet.
     pub fn of(found: Vec<Found>) -> Self {
-        Self { entries: found.into_iter().map(|found| (found, Outcome::Left)).collect(), bytes: Vec::new(), held: Held::default() }
+        Self {
+            entries: found.into_iter().map(|found| (found, Outcome::Left)).collect(),
+            bytes: Vec::new(),
+            print: Fingerprint::default(),
+            held: Held::default(),
+        }
     }
 }
 
@@ -143,17 +154,17 @@ impl SmallFiles {
 
     /// Reads all of `batch` that can be read ahead.
     pub fn fill(&mut self, batch: &mut Batch) {
-        let Batch { entries, bytes, held } = batch;
+        let Batch { entries, bytes, print, held } = batch;
         for (found, outcome) in entries {
             let start = bytes.len();
-            match self.read(found, bytes, held) {
+            match self.read(found, bytes, print, held) {
                 Ok(read) if read != Outcome::Left => *outcome = read,
                 _ => bytes.truncate(start),
             }
         }
     }
 
-    fn read(&mut self, found: &mut Found, bytes: &mut Vec<u8>, held: &mut Held) -> Result<Outcome, Errno> {
+    fn read(&mut self, found: &mut Found, bytes: &mut Vec<u8>, print: &mut Fingerprint, held: &mut Held) -> Result<Outcome, Errno> {
         let What::Entry { within, listed: FileType::RegularFile } = &found.what else { return Ok(Outcome::Left) };
         let start = bytes.len();
         let file = open_quietly(within.as_fd(), found.name(), FILE)?;
@@ -168,10 +179,10 @@ impl SmallFiles {
         let member = Member { size, xattrs, ..describe(path, &stat, MemberKind::File, &self.shared.owners) };
         self.header.clear();
         let headed = write::member(&member, &mut self.header);
-        found.path = member.path;
         let content = usize::try_from(size).unwrap_or(usize::MAX);
         let whole = self.header.len() + content.saturating_add(BLOCK);
         if headed.is_err() || !reserve(bytes, held, whole) {
+            found.path = member.path;
             return Ok(Outcome::Left);
         }
         bytes.extend_from_slice(&self.header);
@@ -183,12 +194,21 @@ impl SmallFiles {
                 Ok(0) => break,
                 Ok(got) => done += got,
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    found.path = member.path;
+                    return Err(error);
+                }
             }
         }
         if content > 0 {
             change = Change::of(file.as_fd(), &stat, (content - done) as u64);
         }
+        match self.shared.detail {
+            Detail::Full => print.add(&member, Some(&content::hash(&bytes[from..from + content]))),
+            Detail::Counts => print.count(&member),
+            Detail::Off => {}
+        }
+        found.path = member.path;
         Ok(Outcome::Read { bytes: bytes.len() - start, size, change })
     }
 }

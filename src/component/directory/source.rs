@@ -13,9 +13,9 @@ use super::ladder::DIRECTORY;
 use super::pipe::pipe;
 use super::swap::Swap;
 use super::trouble::Halt;
-use super::walk::{Tally, Walk};
+use super::walk::{Walk, Walked};
 use super::{DirectoryError, DirectoryOptions};
-use crate::component::{Artifact, ByteStream, ComponentError, Notes, RunContext, Source};
+use crate::component::{Artifact, ByteStream, ComponentError, Detail, Notes, RunContext, Source};
 use crate::manifest::{Facts, Format, Kind};
 use crate::name::ComponentName;
 
@@ -75,11 +75,12 @@ fn used_bytes(root: &OwnedFd) -> Option<u64> {
 fn stream(root: OwnedFd, options: DirectoryOptions, exclude: Gitignore, run: RunContext) -> ByteStream {
     let (writer, reader) = pipe(run.cancel.clone());
     tokio::task::spawn_blocking(move || {
-        let walk = Walk::new(options.path, exclude, options.skip_unreadable, writer);
+        let detail = options.fingerprint;
+        let walk = Walk::new(options, exclude, writer);
         let (writer, result) = walk.run(root);
         match result {
-            Ok((tally, warnings)) => {
-                note(&run.notes, &tally, warnings);
+            Ok(walked) => {
+                note(&run.notes, walked, detail);
                 // a reader that is gone has no use for the end
                 let _ = writer.finish();
             }
@@ -90,7 +91,11 @@ fn stream(root: OwnedFd, options: DirectoryOptions, exclude: Gitignore, run: Run
     Box::new(reader)
 }
 
-fn note(notes: &Notes, tally: &Tally, warnings: Vec<String>) {
+fn note(notes: &Notes, walked: Walked, detail: Detail) {
+    let Walked { tally, warnings, print } = walked;
+    if let Some(fingerprint) = print.noted(detail) {
+        notes.fingerprint(fingerprint);
+    }
     for (key, count) in [
         ("files", tally.files),
         ("directories", tally.directories),

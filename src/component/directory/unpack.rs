@@ -9,8 +9,8 @@ use std::io::{self, BufRead};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Dev, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat, fchmod, fchown, fstat, ftruncate,
-    futimens, linkat, makedev, mkdirat, mknodat, openat, symlinkat, syncfs, utimensat,
+    AtFlags, Dev, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat, fchmod, fchown, fstat,
+    ftruncate, futimens, linkat, makedev, mkdirat, mknodat, openat, statat, symlinkat, utimensat,
 };
 use rustix::io::{Errno, pwrite};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,8 @@ use super::DirectoryError;
 use super::archive::read::Reader;
 use super::archive::{Member, MemberKind, Time, shown};
 use super::attributes::{self, Subject};
+use super::fingerprint::Fingerprint;
+use super::keeps::Keeps;
 use super::ladder::{DIRECTORY, Ladder, identity};
 use super::warnings::Warnings;
 
@@ -26,10 +28,12 @@ use super::warnings::Warnings;
 const NAME_MAX: usize = 255;
 
 /// What was unpacked.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Unpacked {
     pub entries: u64,
     pub bytes: u64,
+    /// By how much the tree is known to differ from the archive: what could not be set or created, each with a warning.
+    pub known: Fingerprint,
 }
 
 /// A directory that is being filled.
@@ -50,6 +54,7 @@ enum End {
 }
 
 struct Unpacker {
+    keeps: Keeps,
     ladder: Ladder<Level>,
     /// Of the directory at the bottom of the ladder, without a slash at its end.
     path: Vec<u8>,
@@ -60,14 +65,16 @@ struct Unpacker {
     skipped: HashSet<Vec<u8>>,
 }
 
-/// Unpacks the whole stream into `staging`, an empty directory, and writes it through to the disk.
+/// Unpacks the whole stream into `staging`, an empty directory. It is not written through to the disk yet.
 ///
 /// # Errors
 /// [`DirectoryError`]; what was unpacked so far is the caller's to remove.
 pub fn unpack(stream: impl BufRead, staging: OwnedFd, cancel: &CancellationToken) -> Result<(Unpacked, Vec<String>), DirectoryError> {
     let failed = |error: Errno| DirectoryError::Write { path: ".".to_owned(), source: error.into() };
     let handle = staging.try_clone().map_err(|source| DirectoryError::Write { path: ".".to_owned(), source })?;
+    let keeps = Keeps::of(handle.as_fd()).map_err(failed)?;
     let mut unpacker = Unpacker {
+        keeps,
         ladder: Ladder::new(staging, Level { path: 0, end: End::Root }).map_err(failed)?,
         path: Vec::new(),
         root: None,
@@ -89,7 +96,6 @@ pub fn unpack(stream: impl BufRead, staging: OwnedFd, cancel: &CancellationToken
         Some(root) => unpacker.dress(Subject::Open(handle.as_fd()), &root)?,
         None => return Err(refused(b"", "is not in it")),
     }
-    syncfs(&handle).map_err(failed)?;
     Ok((unpacker.unpacked, unpacker.warnings.into_sentences()))
 }
 
@@ -102,7 +108,7 @@ fn write_error(path: &[u8], error: Errno) -> DirectoryError {
 }
 
 /// Directory and name of a path that stays below the root.
-fn split(path: &[u8]) -> Result<(&[u8], CString), &'static str> {
+pub fn split(path: &[u8]) -> Result<(&[u8], CString), &'static str> {
     for part in path.split(|b| *b == b'/') {
         match part {
             b"" => return Err("is an absolute path or has an empty part"),
@@ -118,7 +124,7 @@ fn split(path: &[u8]) -> Result<(&[u8], CString), &'static str> {
 }
 
 /// Opens a directory below `from`, component by component.
-fn descend(from: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+pub fn descend(from: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
     let mut at = from.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
     for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
         at = openat(&at, part, DIRECTORY, Mode::empty())?;
@@ -238,6 +244,7 @@ impl Unpacker {
             Ok(()) => Ok(()),
             Err(Errno::NOENT) if self.skipped.contains(target) => {
                 self.skipped.insert(member.path.clone());
+                self.unpacked.known.subtract(member);
                 self.warnings
                     .add("not created: only root may", || format!("`{}` was not created: it links to a device", shown(&member.path)));
                 Ok(())
@@ -266,6 +273,7 @@ impl Unpacker {
             }
             Err(Errno::PERM) if matches!(member.kind, MemberKind::CharDevice { .. } | MemberKind::BlockDevice { .. }) => {
                 self.skipped.insert(member.path.clone());
+                self.unpacked.known.subtract(member);
                 let path = shown(&member.path);
                 self.warnings.add("not created: only root may", || format!("`{path}` was not created: only root may create a device"));
                 Ok(())
@@ -286,12 +294,16 @@ impl Unpacker {
             }
             Subject::Named(directory, name) => (chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW), None),
         };
+        // what it has in the end, as far as it is not what the archive says
+        let mut got: Option<Member> = None;
         let mut mode = member.mode;
         match owned {
             Ok(()) => {}
             Err(Errno::PERM | Errno::INVAL) => {
                 // a program must not run with the rights of whoever happens to own it now
                 mode &= !0o6000;
+                let now = status(subject).map_err(failed)?;
+                got = Some(Member { mode, uid: now.st_uid, gid: now.st_gid, ..member.clone() });
                 self.warnings.add("owner not set", || {
                     format!("the owner of `{}` ({}:{}) could not be set", shown(&member.path), member.uid, member.gid)
                 });
@@ -304,6 +316,7 @@ impl Unpacker {
                 Err(
                     error @ (Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSPC | Errno::TOOBIG | Errno::NOENT),
                 ) => {
+                    got.get_or_insert_with(|| member.clone()).xattrs.retain(|(set, _)| set != name);
                     self.warnings.add("attribute not set", || {
                         let reason = io::Error::from(error);
                         format!("the attribute `{}` of `{}` could not be set: {reason}", shown(name), shown(&member.path))
@@ -320,21 +333,43 @@ impl Unpacker {
                 if !has_mode {
                     fchmod(file, mode).map_err(failed)?;
                 }
-                futimens(file, &times).map_err(failed)
+                futimens(file, &times).map_err(failed)?;
             }
             Subject::Named(directory, name) => {
                 if !matches!(member.kind, MemberKind::Symlink(_)) {
                     chmodat(directory, name, mode, AtFlags::empty()).map_err(failed)?;
                 }
-                utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)
+                utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
             }
         }
+        if self.keeps.may_differ(member) {
+            let stat = status(subject).map_err(failed)?;
+            let wanted = got.as_ref().unwrap_or(member);
+            if let Some(kept) = self.keeps.what_it_can(wanted, &stat) {
+                self.warnings.add("not kept by the file system", || {
+                    format!("the file system does not keep all that the archive says of `{}`: {}", shown(&member.path), self.keeps)
+                });
+                got = Some(kept);
+            }
+        }
+        if let Some(got) = got {
+            self.unpacked.known.subtract_attributes(member);
+            self.unpacked.known.add_attributes(&got);
+        }
+        Ok(())
     }
 }
 
 /// Whether `directory` is `outer` or lies below it.
 fn holds(outer: &[u8], directory: &[u8]) -> bool {
     outer.is_empty() || directory.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+fn status(subject: Subject<'_>) -> Result<Stat, Errno> {
+    match subject {
+        Subject::Open(file) => fstat(file),
+        Subject::Named(directory, name) => statat(directory, name, AtFlags::SYMLINK_NOFOLLOW),
+    }
 }
 
 fn created(path: &[u8], error: Errno) -> DirectoryError {

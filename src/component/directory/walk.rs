@@ -22,6 +22,8 @@ use super::ahead::{Ahead, Died, THREADS};
 use super::archive::{Member, MemberKind, padding, shown, write};
 use super::attributes::{AttributeReader, Subject};
 use super::cache::Cache;
+use super::content::Content;
+use super::fingerprint::Fingerprint;
 use super::ladder::{DIRECTORY, identity};
 use super::links::Links;
 use super::owners::Owners;
@@ -31,7 +33,8 @@ use super::scout::{Directory, Found, Scout, What, excluded, last, open_quietly, 
 use super::small::{AT_HAND, Batch, Change, FILE, Outcome, Shared, SmallFiles, describe};
 use super::trouble::{Halt, Trouble};
 use super::warnings::Warnings;
-use super::{DirectoryError, sparse};
+use super::{DirectoryError, DirectoryOptions, sparse};
+use crate::component::Detail;
 
 /// Names that a fact lists.
 const LISTED: usize = 100;
@@ -56,6 +59,15 @@ pub struct Tally {
     pub followed: Option<String>,
 }
 
+/// What a walk has to tell.
+#[derive(Debug)]
+pub struct Walked {
+    pub tally: Tally,
+    pub warnings: Vec<String>,
+    /// Of what was stored, which is what a file was before it changed.
+    pub print: Fingerprint,
+}
+
 /// A walk under way.
 pub struct Walk {
     root: PathBuf,
@@ -66,6 +78,7 @@ pub struct Walk {
     links: Links,
     attributes: AttributeReader,
     tally: Tally,
+    print: Fingerprint,
     warnings: Warnings,
     /// Relative path of the entry at hand, and its headers.
     path: Vec<u8>,
@@ -73,17 +86,18 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// `root` is for messages; `exclude` is matched against relative paths.
-    pub fn new(root: PathBuf, exclude: Gitignore, skip_unreadable: bool, out: PipeWriter) -> Self {
+    /// `exclude` is matched against relative paths.
+    pub fn new(options: DirectoryOptions, exclude: Gitignore, out: PipeWriter) -> Self {
         Self {
-            root,
+            root: options.path,
             exclude: Arc::new(exclude),
-            skip_unreadable,
+            skip_unreadable: options.skip_unreadable,
             out,
-            shared: Arc::new(Shared { owners: Owners::of_system(), cache: Cache::default() }),
+            shared: Arc::new(Shared { owners: Owners::of_system(), cache: Cache::default(), detail: options.fingerprint }),
             links: Links::default(),
             attributes: AttributeReader::default(),
             tally: Tally::default(),
+            print: Fingerprint::default(),
             warnings: Warnings::default(),
             path: Vec::new(),
             header: Vec::new(),
@@ -91,9 +105,9 @@ impl Walk {
     }
 
     /// Writes the whole tree and the end mark of the archive. The caller ends the stream: with [`PipeWriter::finish`], or by failing it.
-    pub fn run(mut self, root: OwnedFd) -> (PipeWriter, Result<(Tally, Vec<String>), Halt>) {
+    pub fn run(mut self, root: OwnedFd) -> (PipeWriter, Result<Walked, Halt>) {
         let result = self.tree(root);
-        (self.out, result.map(|()| (self.tally, self.warnings.into_sentences())))
+        (self.out, result.map(|()| Walked { tally: self.tally, warnings: self.warnings.into_sentences(), print: self.print }))
     }
 
     fn tree(&mut self, root: OwnedFd) -> Result<(), Halt> {
@@ -125,6 +139,7 @@ impl Walk {
     }
 
     fn batch(&mut self, batch: Batch) -> Result<(), Halt> {
+        self.print.merge(&batch.print);
         let mut sent = 0;
         for (found, outcome) in batch.entries {
             self.out.check()?;
@@ -217,6 +232,7 @@ impl Walk {
         self.note_unusual();
         let member = Member { xattrs: directory.attributes, ..self.bare_member(&directory.stat, MemberKind::Directory) };
         self.emit(&member)?;
+        self.note(&member, None);
         self.tally.directories += 1;
         if directory.mounted && self.tally.mounts.len() < LISTED {
             self.tally.mounts.push(shown(&self.path));
@@ -253,7 +269,8 @@ impl Walk {
         member.size = extents.iter().map(|(_, length)| length).sum();
         self.emit(&member)?;
         let fate = Cache::begin(file.as_fd(), member.size);
-        self.content(file.as_fd(), &stat, &extents)?;
+        let content = self.content(file.as_fd(), &stat, &extents)?;
+        self.note(&member, Some(content));
         self.zeros(padding(member.size) as u64)?;
         Cache::end(file.as_fd(), fate);
         self.tally.files += 1;
@@ -263,10 +280,14 @@ impl Walk {
     }
 
     /// Exactly the bytes that the header announced. What is not there is written as zeros.
-    fn content(&mut self, file: BorrowedFd<'_>, before: &Stat, extents: &[(u64, u64)]) -> Result<(), Halt> {
+    fn content(&mut self, file: BorrowedFd<'_>, before: &Stat, extents: &[(u64, u64)]) -> Result<Content, Halt> {
+        let hashed = self.shared.detail == Detail::Full;
+        let (mut content, mut end) = (Content::default(), 0);
         let mut missing = 0;
         let mut broken = false;
         for (offset, length) in extents {
+            content.skip(offset - end);
+            end = offset + length;
             let mut done = 0;
             while done < *length && !broken {
                 let space = self.out.space()?;
@@ -274,6 +295,9 @@ impl Walk {
                 match pread(file, &mut space[..want], offset + done) {
                     Ok(0) => break,
                     Ok(got) => {
+                        if hashed {
+                            content.update(&space[..got]);
+                        }
                         self.out.advance(got);
                         done += got as u64;
                     }
@@ -285,6 +309,7 @@ impl Walk {
                 }
             }
             missing += length - done;
+            content.skip(length - done);
             self.zeros(length - done)?;
         }
         if broken {
@@ -295,7 +320,7 @@ impl Walk {
         } else {
             self.note_change(Change::of(file, before, missing));
         }
-        Ok(())
+        Ok(content)
     }
 
     fn note_change(&mut self, change: Option<Change>) {
@@ -337,6 +362,7 @@ impl Walk {
         }
         let member = self.member(&stat, kind, Subject::Named(directory, name))?;
         self.emit(&member)?;
+        self.note(&member, None);
         match member.kind {
             MemberKind::Symlink(_) => self.tally.symlinks += 1,
             _ => self.tally.others += 1,
@@ -353,6 +379,7 @@ impl Walk {
         let Some(first) = self.links.find(identity(stat)) else { return Ok(false) };
         let member = Member { xattrs: Vec::new(), ..self.bare_member(stat, MemberKind::HardLink(first)) };
         self.emit(&member)?;
+        self.note(&member, None);
         self.tally.hard_links += 1;
         Ok(true)
     }
@@ -379,6 +406,15 @@ impl Walk {
             Halt::Failed(DirectoryError::AttributesTooLarge { root: self.root.clone(), path: shown(&self.path) })
         })?;
         Ok(self.out.write(&self.header)?)
+    }
+
+    /// Takes what was stored into the fingerprint.
+    fn note(&mut self, member: &Member, content: Option<Content>) {
+        match self.shared.detail {
+            Detail::Full => self.print.add(member, content.map(Content::finish).as_ref()),
+            Detail::Counts => self.print.count(member),
+            Detail::Off => {}
+        }
     }
 
     fn zeros(&mut self, mut count: u64) -> Result<(), Halt> {

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use super::Detail;
 use crate::name::ComponentName;
 use crate::secret::Secret;
 
@@ -48,6 +49,8 @@ pub struct RedisOptions {
     pub rdb_path: Option<PathBuf>,
     /// False for a server that only authentik's defaults name: if it does not answer, it is absent rather than failed.
     pub required: bool,
+    /// What is noted of the data for a restore to be compared with.
+    pub fingerprint: Detail,
 }
 
 impl RedisOptions {
@@ -66,6 +69,7 @@ impl RedisOptions {
             method: Method::Auto,
             rdb_path: None,
             required: true,
+            fingerprint: Detail::Full,
         }
     }
 }

@@ -15,6 +15,7 @@ use backstay::manifest::{Artifact, Component, ComponentStatus, Encoding, Facts, 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlags, lsetxattr, makedev, mknodat, utimensat};
 use tokio::io::AsyncReadExt;
 
+mod fingerprint;
 mod hostile;
 mod mounts;
 mod restore;
@@ -29,6 +30,7 @@ struct Taken {
     tar: Vec<u8>,
     facts: Facts,
     warnings: Vec<String>,
+    fingerprint: Option<serde_json::Value>,
 }
 
 async fn open(options: DirectoryOptions, run: &RunContext) -> Result<ByteStream, ComponentError> {
@@ -45,7 +47,7 @@ async fn take(options: DirectoryOptions) -> io::Result<Taken> {
     let mut tar = Vec::new();
     stream.read_to_end(&mut tar).await?;
     let (facts, warnings) = run.notes.take();
-    Ok(Taken { tar, facts, warnings })
+    Ok(Taken { tar, facts, warnings, fingerprint: run.notes.take_fingerprint() })
 }
 
 /// What a manifest says of an archive whose bytes `open` gives.
@@ -82,7 +84,9 @@ fn stored_as(raw_bytes: usize, facts: Facts, open: impl Fn() -> ByteStream + Sen
 
 fn stored(taken: &Taken) -> StoredComponent {
     let tar: Arc<[u8]> = taken.tar.as_slice().into();
-    stored_as(tar.len(), taken.facts.clone(), move || Box::new(io::Cursor::new(tar.clone())))
+    let mut stored = stored_as(tar.len(), taken.facts.clone(), move || Box::new(io::Cursor::new(tar.clone())));
+    stored.component.fingerprint.clone_from(&taken.fingerprint);
+    stored
 }
 
 async fn stage(part: &StoredComponent, to: &Path, keep_old: bool) -> Result<Box<dyn Staged>, ComponentError> {
