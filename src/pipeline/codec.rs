@@ -1,11 +1,15 @@
 //! Compression: each chunk becomes gzip members or a zstd frame of its own, so that chunks can be compressed side by side; their
 //! concatenation is what `gunzip` and `zstd -d` read (RFC 1952 section 2.2, RFC 8878 section 3).
 
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 
-use flate2::read::MultiGzDecoder;
+use bytes::{Bytes, BytesMut};
 
+use super::gzip::{Members, read_full};
 use crate::manifest::Encoding;
+
+/// Bytes of the raw stream that are handed on at once, where the format sets no other size.
+const AT_ONCE: usize = 256 << 10;
 
 /// Largest zstd window that is accepted on reading, as a power of two: what bounds the memory that a hostile frame can ask for.
 const ZSTD_WINDOW_LOG_MAX: u32 = 25;
@@ -37,15 +41,44 @@ impl Codec {
     }
 }
 
-/// Reads the raw stream out of a stored one.
-pub(super) fn decoder<'a>(encoding: Encoding, stored: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    Ok(match encoding {
-        Encoding::None => Box::new(stored),
-        Encoding::Gzip => Box::new(MultiGzDecoder::new(stored)),
-        Encoding::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::new(stored)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            Box::new(decoder)
+/// Reads the raw stream out of a stored one, a block at a time.
+pub(super) enum Decoder<R: Read> {
+    Copy(R),
+    Gzip(Members<R>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<R>>>),
+}
+
+impl<R: Read> Decoder<R> {
+    /// # Errors
+    /// Those of the library.
+    pub(super) fn new(encoding: Encoding, stored: R) -> io::Result<Self> {
+        Ok(match encoding {
+            Encoding::None => Self::Copy(stored),
+            Encoding::Gzip => Self::Gzip(Members::new(stored)),
+            Encoding::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::new(stored)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                Self::Zstd(Box::new(decoder))
+            }
+        })
+    }
+
+    /// What comes next, never empty; `None` at the end. Bytes that follow the last frame may be left unread.
+    ///
+    /// # Errors
+    /// For what is not of that encoding, and those of the stored stream.
+    pub(super) fn next(&mut self) -> io::Result<Option<Bytes>> {
+        match self {
+            Self::Copy(stored) => block(stored),
+            Self::Gzip(members) => members.next(),
+            Self::Zstd(decoder) => block(decoder),
         }
-    })
+    }
+}
+
+fn block(reader: &mut impl Read) -> io::Result<Option<Bytes>> {
+    let mut block = BytesMut::zeroed(AT_ONCE);
+    let n = read_full(reader, &mut block)?;
+    block.truncate(n);
+    Ok((n > 0).then(|| block.freeze()))
 }

@@ -7,6 +7,7 @@ use libdeflater::{CompressionLvl, Compressor};
 
 use super::codec::Codec;
 use super::density::{TRIAL, segments};
+use super::gzip;
 use crate::manifest::Encoding;
 
 /// A level at which the thread dies, to see what becomes of the stream.
@@ -97,8 +98,8 @@ fn deflate(level: i32) -> io::Result<Compressor> {
 
 /// Writes a gzip member at `at`; its length.
 fn member(compressor: &mut Compressor, bytes: &[u8], out: &mut Vec<u8>, at: usize) -> io::Result<usize> {
-    reserve(out, at + compressor.gzip_compress_bound(bytes.len()));
-    compressor.gzip_compress(bytes, &mut out[at..]).map_err(io::Error::other)
+    reserve(out, at + gzip::AROUND + compressor.deflate_compress_bound(bytes.len()));
+    gzip::compress(compressor, bytes, &mut out[at..])
 }
 
 fn reserve(out: &mut Vec<u8>, length: usize) {

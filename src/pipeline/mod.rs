@@ -12,6 +12,7 @@ mod budget;
 mod codec;
 mod density;
 mod encode;
+mod gzip;
 mod pack;
 mod parts;
 #[cfg(test)]

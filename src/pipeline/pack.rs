@@ -20,7 +20,7 @@ use super::parts::PartSizes;
 use crate::manifest::{Encoding, hex};
 
 /// Bytes that are compressed as one. A member of this size costs 0.2 to 0.35 % of the ratio. What is stored for a chunk, compressed or not,
-/// fits into a block: gzip adds 18 bytes a member and 5 to each 64 KiB that it stores, with a member for 16 KiB at most.
+/// fits into a block: gzip adds 28 bytes a member and 5 to each 64 KiB that it stores, with a member for 16 KiB at most.
 const CHUNK: usize = BLOCK - (4 << 10);
 
 /// Why a stream could not be packed. Told apart by side: none of these is a target's fault.

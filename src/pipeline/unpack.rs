@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use futures_util::Stream;
 use futures_util::stream::StreamExt;
 use sha2::{Digest, Sha256};
@@ -11,13 +11,10 @@ use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 
-use super::codec;
+use super::codec::Decoder;
 use crate::manifest::{Artifact, hex};
 
-/// Bytes that are handed on at once.
-const BLOCK: usize = 256 << 10;
-
-/// Blocks and network chunks that wait on either side of the decompressor.
+/// Blocks, of 1 MiB at most, and network chunks that wait on either side of the decompressor.
 const AHEAD: usize = 8;
 
 /// Why a stored stream is not what the manifest says. All but [`UnpackError::Fetch`] are damage.
@@ -162,25 +159,20 @@ fn decode(
     let mut stored = StoredReader { chunks, current: Bytes::new(), sha256: Sha256::new(), bytes: 0, ended: false, failed: None };
     let mut raw_hash = blake3::Hasher::new();
     let mut raw_bytes = 0u64;
-    let decoded = (|| {
-        let mut decoder = codec::decoder(artifact.encoding, &mut stored)?;
-        loop {
-            let mut block = BytesMut::zeroed(BLOCK);
-            let n = read_full(&mut decoder, &mut block)?;
-            if n == 0 {
-                return Ok(true);
-            }
-            block.truncate(n);
+    let decoded: io::Result<bool> = (|| {
+        let mut decoder = Decoder::new(artifact.encoding, &mut stored)?;
+        while let Some(block) = decoder.next()? {
             raw_hash.update(&block);
-            raw_bytes += n as u64;
+            raw_bytes += block.len() as u64;
             // a stream that goes on past its recorded end is damaged, however much more there may be
             if raw_bytes > artifact.raw_bytes {
                 return Ok(true);
             }
-            if out.blocking_send(Ok(block.freeze())).is_err() {
+            if out.blocking_send(Ok(block)).is_err() {
                 return Ok(false);
             }
         }
+        Ok(true)
     })();
     if let Some(source) = stored.failed.take() {
         return Err(UnpackError::Fetch { path: path(), source });
@@ -211,17 +203,4 @@ fn decode(
     }
     let _ = out.blocking_send(Ok(Bytes::new()));
     Ok(())
-}
-
-fn read_full(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut n = 0;
-    while n < buffer.len() {
-        match reader.read(&mut buffer[n..]) {
-            Ok(0) => break,
-            Ok(read) => n += read,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(n)
 }
