@@ -51,12 +51,12 @@ pub struct Artifact {
     /// File name without the suffix of the compression, valid for [`crate::name::ArtifactPath`]: `app.dump`, `dump.rdb`, `media.tar`.
     pub file: String,
     pub format: Format,
-    /// The database that it holds, for PostgreSQL. Artifacts of one database stand together, and flow side by side; they must not wait for
-    /// one another, since there may be memory for one at a time.
+    /// The database that it holds, for PostgreSQL. Artifacts of one database stand together, and flow side by side, as do those of none with
+    /// the ones that follow; they must not wait for one another, since there may be memory for one at a time.
     pub database: Option<String>,
     /// About how many raw bytes will come, if that can be known.
     pub estimate: Option<u64>,
-    /// Starts the stream; called once, when its turn has come.
+    /// Starts the stream; called once, when its turn has come. [`ComponentError::Absent`]: there is nothing to store after all.
     pub open: BoxFuture<'static, Result<ByteStream, ComponentError>>,
 }
 

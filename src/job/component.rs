@@ -45,7 +45,7 @@ pub(super) async fn store(source: &dyn Source, transfer: Transfer, asked: bool) 
         fingerprint = notes.take_fingerprint();
         if let Some(large) = fingerprint.take_if(|f| f.to_string().len() > INLINE_FINGERPRINT) {
             let kept = transfer.run(beside(&large), &mut stored).await;
-            artifacts.push(kept.map_err(|e| (explain(&e, e.advice()), false))?);
+            artifacts.extend(kept.map_err(|e| (explain(&e, e.advice()), false))?);
         }
         Ok(())
     }
@@ -82,12 +82,14 @@ fn beside(fingerprint: &Value) -> Artifact {
     }
 }
 
-/// What may flow at once: consecutive artifacts of one database, which share its snapshot.
+/// What may flow at once: consecutive artifacts of one database, which share its snapshot, and those of none before them.
 fn groups(artifacts: Vec<Artifact>) -> Vec<Vec<Artifact>> {
     let mut groups: Vec<Vec<Artifact>> = Vec::new();
     for artifact in artifacts {
         match groups.last_mut() {
-            Some(group) if artifact.database.is_some() && group[0].database == artifact.database => group.push(artifact),
+            Some(group) if group.iter().all(|other| other.database.is_none() || other.database == artifact.database) => {
+                group.push(artifact)
+            }
             _ => groups.push(vec![artifact]),
         }
     }
@@ -112,7 +114,8 @@ async fn side_by_side(
     while let Some((at, result, paths)) = running.next().await {
         stored.extend(paths);
         match result {
-            Ok(artifact) => drop(done.insert(at, artifact)),
+            Ok(Some(artifact)) => drop(done.insert(at, artifact)),
+            Ok(None) => {}
             Err(error) => {
                 transfer.cancel.cancel();
                 failure.get_or_insert(error);

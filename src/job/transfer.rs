@@ -62,8 +62,13 @@ struct Leg {
 }
 
 impl Transfer {
-    /// Stores one artifact. Its path is added to `stored` before the first byte is sent, so that the caller can clean up.
-    pub(super) async fn run(&self, artifact: Artifact, stored: &mut Vec<ArtifactPath>) -> Result<manifest::Artifact, TransferError> {
+    /// Stores one artifact, if there is one after all. Its path is added to `stored` before the first byte is sent, so that the caller can
+    /// clean up.
+    pub(super) async fn run(
+        &self,
+        artifact: Artifact,
+        stored: &mut Vec<ArtifactPath>,
+    ) -> Result<Option<manifest::Artifact>, TransferError> {
         let path = ArtifactPath::new(&self.component, &format!("{}{}", artifact.file, self.codec.encoding.suffix()))?;
         let lanes: Vec<_> = self.lanes.iter().filter(|l| l.is_open()).cloned().collect();
         let mut options = PackOptions {
@@ -81,7 +86,11 @@ impl Transfer {
         }
         // the budget first: a source that is opened before its turn would hold its snapshot, and a stall timer, for nothing
         let admission = self.or_cancelled(self.engine.admit(options)).await?;
-        let bytes = self.or_cancelled(artifact.open).await??;
+        let bytes = match self.or_cancelled(artifact.open).await? {
+            Ok(bytes) => bytes,
+            Err(ComponentError::Absent(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
         let mut packer = Packer::new(&self.engine, bytes, options, admission);
         stored.push(path.clone());
         let mut legs: Vec<Leg> = lanes.into_iter().map(|lane| self.leg(lane, &path, artifact.format.content_type(), shape)).collect();
@@ -106,7 +115,7 @@ impl Transfer {
         }
         let Packed { raw_bytes, stored_bytes, sha256, blake3 } = packed;
         let (format, encoding, database) = (artifact.format, self.codec.encoding, artifact.database);
-        Ok(manifest::Artifact { path, format, encoding, database, raw_bytes, stored_bytes, sha256, blake3 })
+        Ok(Some(manifest::Artifact { path, format, encoding, database, raw_bytes, stored_bytes, sha256, blake3 }))
     }
 
     fn leg(&self, lane: Arc<Lane>, path: &ArtifactPath, content_type: &'static str, shape: Shape) -> Leg {
