@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::block::{BLOCK, Block, Pool};
-use super::encode::Shelf;
+use super::compressors::Compressors;
 
 /// Blocks that hold bytes of two parts, or are not full yet.
 const IN_PART: usize = 2;
@@ -97,20 +97,22 @@ pub struct Engine {
     /// Raw bytes read from sources.
     pub progress: Progress,
     pub(super) threads: usize,
-    pub(super) slots: Arc<Semaphore>,
-    encoders: Arc<Mutex<Weak<Shelf>>>,
+    compressors: Arc<Mutex<Weak<Compressors>>>,
 }
 
 impl Engine {
     /// `threads` chunks are compressed at once, over all streams.
     pub fn new(budget: Budget, threads: usize) -> Self {
         let threads = threads.max(1);
-        Self { budget, progress: Progress::default(), threads, slots: Arc::new(Semaphore::new(threads)), encoders: Arc::default() }
+        Self { budget, progress: Progress::default(), threads, compressors: Arc::default() }
     }
 
-    /// The encoders, to be held while a stream runs.
-    pub(super) fn encoders(&self) -> Arc<Shelf> {
-        Shelf::shared(&self.encoders, self.threads)
+    /// The threads that compress, to be held while a stream runs.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub(super) fn compressors(&self) -> io::Result<Arc<Compressors>> {
+        Compressors::shared(&self.compressors, self.threads)
     }
 
     /// One thread a core, and 96 MiB: with what the process needs besides, it stays under 128 MiB.

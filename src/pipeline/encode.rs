@@ -1,7 +1,6 @@
 //! Chunks made into gzip members or zstd frames, by encoders that are used again and again: what they allocate is worth keeping.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use libdeflater::{CompressionLvl, Compressor};
 
@@ -51,6 +50,10 @@ impl Encoder {
             }
         };
         Ok(Self { codec, method })
+    }
+
+    pub(super) fn codec(&self) -> Codec {
+        self.codec
     }
 
     /// Writes what is stored for `chunk` to the beginning of `out`, which is made as large as it takes: one or more members, a frame, or
@@ -105,47 +108,6 @@ fn member(compressor: &mut Compressor, bytes: &[u8], out: &mut Vec<u8>, at: usiz
 fn reserve(out: &mut Vec<u8>, length: usize) {
     if out.len() < length {
         out.resize(length, 0);
-    }
-}
-
-/// Encoders that are not in use, as many as there are threads at most. The last stream that ends takes them along, so that an idle worker
-/// holds none.
-#[derive(Debug)]
-pub(super) struct Shelf {
-    free: Mutex<Vec<Encoder>>,
-    room: usize,
-}
-
-impl Shelf {
-    /// The one that running streams use, or a new one.
-    pub(super) fn shared(among: &Mutex<Weak<Self>>, room: usize) -> Arc<Self> {
-        let mut among = among.lock().unwrap_or_else(PoisonError::into_inner);
-        among.upgrade().unwrap_or_else(|| {
-            let shelf = Arc::new(Self { free: Mutex::default(), room });
-            *among = Arc::downgrade(&shelf);
-            shelf
-        })
-    }
-
-    /// [`Encoder::encode`] with an encoder of the shelf.
-    pub(super) fn encode(&self, codec: Codec, chunk: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
-        let found = self.with(|free| free.iter().position(|e| e.codec == codec).map(|at| free.swap_remove(at)));
-        let mut encoder = match found {
-            Some(encoder) => encoder,
-            None => Encoder::new(codec)?,
-        };
-        let encoded = encoder.encode(chunk, out);
-        self.with(|free| {
-            if free.len() >= self.room {
-                free.remove(0);
-            }
-            free.push(encoder);
-        });
-        encoded
-    }
-
-    fn with<T>(&self, f: impl FnOnce(&mut Vec<Encoder>) -> T) -> T {
-        f(&mut self.free.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -10,6 +10,7 @@
 mod block;
 mod budget;
 mod codec;
+mod compressors;
 mod density;
 mod encode;
 mod gzip;

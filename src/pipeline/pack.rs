@@ -1,7 +1,6 @@
 //! A source's stream on its way to storage: read in chunks, compressed side by side, hashed, cut into parts.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,14 +9,14 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::block::{BLOCK, Block};
 use super::budget::{Budget, Engine, Progress};
 use super::codec::Codec;
+use super::compressors::{Encoded, EncodingChunk};
 use super::parts::PartSizes;
-use crate::manifest::{Encoding, hex};
+use crate::manifest::hex;
 
 /// Bytes that are compressed as one. A member of this size costs 0.2 to 0.35 % of the ratio. What is stored for a chunk, compressed or not,
 /// fits into a block: gzip adds 28 bytes a member and 5 to each 64 KiB that it stores, with a member for 16 KiB at most.
@@ -32,7 +31,11 @@ pub enum PackError {
     Stalled(Duration),
     #[error("compress")]
     Encode(#[source] io::Error),
-    #[error("a compression thread ended early")]
+    #[error("a compression thread panicked")]
+    Compressor,
+    #[error("start the compression threads")]
+    Threads(#[source] io::Error),
+    #[error("a hashing thread ended early")]
     Thread(#[source] tokio::task::JoinError),
     #[error("the reader of the source ended early")]
     Reader,
@@ -51,21 +54,8 @@ pub struct Packed {
     pub blake3: String,
 }
 
-/// A chunk that was compressed.
-struct Encoded {
-    raw: Block,
-    /// None: what is stored is the chunk itself.
-    stored: Option<Stored>,
-}
-
-/// What is stored for a chunk: the beginning of a buffer that is used again.
-struct Stored {
-    buffer: Vec<u8>,
-    length: usize,
-}
-
 /// A chunk that is being compressed; none at the end; or the error in place of it.
-type Pending = Result<Option<JoinHandle<io::Result<Encoded>>>, PackError>;
+type Pending = Result<Option<EncodingChunk>, PackError>;
 
 #[derive(Default)]
 struct Hashers {
@@ -159,7 +149,7 @@ impl Packer {
         let full = self.part_size();
         while self.pending_len < full && !self.ended {
             match self.chunks.recv().await.ok_or(PackError::Reader)?? {
-                Some(chunk) => self.add(chunk.await.map_err(PackError::Thread)?.map_err(PackError::Encode)?).await?,
+                Some(chunk) => self.add(chunk.await.map_err(|_| PackError::Compressor)?.map_err(PackError::Encode)?).await?,
                 None => self.ended = true,
             }
         }
@@ -284,24 +274,14 @@ impl<R: AsyncRead + Send + Unpin + 'static> Reader<R> {
     /// Full chunks, but for the last. A stream of no bytes is one empty chunk: an empty member is a valid file, no bytes are not. `None`
     /// when nobody waits for them any more.
     async fn read(&mut self) -> Result<Option<()>, PackError> {
-        let (encoders, pool) = (self.engine.encoders(), self.engine.budget.pool());
+        let (compressors, pool) = (self.engine.compressors().map_err(PackError::Threads)?, self.engine.budget.pool());
         let mut any = false;
         loop {
             let mut raw = self.engine.budget.block(&pool).await.map_err(PackError::Memory)?;
             let ended = self.fill(&mut raw).await?;
             if raw.len() > 0 || !any {
                 any = true;
-                let slot = self.engine.slots.clone().acquire_owned().await.expect("the slots are never closed");
-                let (codec, encoders) = (self.codec, Arc::clone(&encoders));
-                let mut buffer = self.spare.try_recv().unwrap_or_default();
-                let encoding = tokio::task::spawn_blocking(move || {
-                    let stored = match codec.encoding {
-                        Encoding::None => None,
-                        _ => Some(encoders.encode(codec, raw.as_ref(), &mut buffer).map(|length| Stored { buffer, length })?),
-                    };
-                    drop(slot);
-                    Ok(Encoded { raw, stored })
-                });
+                let encoding = compressors.compress(self.codec, raw, self.spare.try_recv().unwrap_or_default());
                 if self.chunks.send(Ok(Some(encoding))).await.is_err() {
                     return Ok(None);
                 }

@@ -170,7 +170,7 @@ async fn a_codec_that_fails_and_a_thread_or_a_reader_that_dies_are_errors() {
     let error = pack(&engine(), io::Cursor::new(sample(3 * MIB)), options(99)).await.expect_err("no such level");
     assert!(matches!(error, PackError::Encode(_)), "{error:?}");
     let error = pack(&engine(), io::Cursor::new(sample(3 * MIB)), options(encode::PANICS)).await.expect_err("panicked");
-    assert!(matches!(error, PackError::Thread(_)), "{error:?}");
+    assert!(matches!(error, PackError::Compressor), "{error:?}");
 
     struct Panics;
     impl AsyncRead for Panics {
