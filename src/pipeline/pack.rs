@@ -274,14 +274,15 @@ impl<R: AsyncRead + Send + Unpin + 'static> Reader<R> {
     /// Full chunks, but for the last. A stream of no bytes is one empty chunk: an empty member is a valid file, no bytes are not. `None`
     /// when nobody waits for them any more.
     async fn read(&mut self) -> Result<Option<()>, PackError> {
-        let (compressors, pool) = (self.engine.compressors().map_err(PackError::Threads)?, self.engine.budget.pool());
+        let compressors = self.engine.compressors().map_err(PackError::Threads)?.stream(self.codec);
+        let pool = self.engine.budget.pool();
         let mut any = false;
         loop {
             let mut raw = self.engine.budget.block(&pool).await.map_err(PackError::Memory)?;
             let ended = self.fill(&mut raw).await?;
             if raw.len() > 0 || !any {
                 any = true;
-                let encoding = compressors.compress(self.codec, raw, self.spare.try_recv().unwrap_or_default());
+                let encoding = compressors.compress(raw, self.spare.try_recv().unwrap_or_default());
                 if self.chunks.send(Ok(Some(encoding))).await.is_err() {
                     return Ok(None);
                 }
