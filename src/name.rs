@@ -28,6 +28,8 @@ pub enum NameError {
     Backup(String),
     #[error("`{0}` is not a valid artifact path (expected `<component>/<file>`)")]
     Artifact(String),
+    #[error("`{0}` is not the mark of a restore (expected 8 hex digits)")]
+    Restore(String),
 }
 
 fn is_valid(text: &str) -> bool {
@@ -118,6 +120,62 @@ text_type!(
         if valid { Ok(()) } else { Err(NameError::Artifact(text.into())) }
     }
 );
+
+/// The mark of one restore, 8 hex digits: everything that it makes for itself bears it, wherever that lies.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RestoreId(u32);
+
+impl RestoreId {
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
+/// A new one.
+impl Default for RestoreId {
+    fn default() -> Self {
+        Self::random()
+    }
+}
+
+impl FromStr for RestoreId {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let hex = text.len() == 8 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let number = u32::from_str_radix(text, 16).ok().filter(|_| hex);
+        number.map(Self).ok_or_else(|| NameError::Restore(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for RestoreId {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<RestoreId> for String {
+    fn from(id: RestoreId) -> Self {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for RestoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl fmt::Debug for RestoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 impl ArtifactPath {
     /// The path of `file` of `component`.

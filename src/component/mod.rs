@@ -10,17 +10,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::manifest::{self, Facts, Format, Kind};
-use crate::name::ComponentName;
+use crate::name::{ComponentName, RestoreId};
 
 pub mod directory;
 pub mod postgres;
 pub mod redis;
+pub mod state;
 pub mod structure;
 
 /// A stream of bytes whose end means that it is complete.
@@ -83,6 +85,8 @@ pub enum Detail {
 pub struct RunContext {
     pub cancel: CancellationToken,
     pub notes: Notes,
+    /// Of a restore: the mark of everything that it makes for itself.
+    pub id: RestoreId,
 }
 
 /// Facts and warnings of one component, gathered while its streams flow. Clones share.
@@ -129,7 +133,8 @@ impl Notes {
 }
 
 /// Where a restore goes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Destination {
     /// Where the configuration says that the component lives.
     #[default]
@@ -172,7 +177,8 @@ impl StoredComponent {
 }
 
 /// What a restore asks of a component.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RestoreOptions {
     pub to: Destination,
     /// Leave what was replaced standing, under another name.
@@ -208,6 +214,40 @@ pub struct Plan {
     pub facts: Facts,
 }
 
+/// What a restore is about to make, noted before it makes anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// What it would replace, each in words that are the same for every restore that would replace it too; no secret.
+    pub places: Vec<String>,
+    /// What [`Restorer::adopt`] needs to find whatever was made. No secret.
+    pub record: Value,
+}
+
+/// What a restore has left that died, as its journal knows it.
+#[derive(Clone)]
+pub struct Left {
+    pub id: RestoreId,
+    pub progress: Progress,
+    /// Of [`Staged::record`], or of [`Intent::record`] where the component was not yet staged.
+    pub record: Value,
+    pub options: RestoreOptions,
+    /// The component in the backup that was restored; `None` where it is not needed, because the old state is to come back.
+    pub stored: Option<StoredComponent>,
+    /// The component in the backup that was made right before, of what was in service then, if there is one.
+    pub safety: Option<StoredComponent>,
+}
+
+/// How far a component was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Its staging may have begun.
+    Staging,
+    /// It was staged; its switch had not begun.
+    Staged,
+    /// Its switch had begun, and may have ended.
+    Switching,
+}
+
 /// Puts a component back.
 #[async_trait]
 pub trait Restorer: Send + Sync {
@@ -216,6 +256,16 @@ pub trait Restorer: Send + Sync {
     /// Refuses what is known to fail (versions, privileges, space, a bad destination) and says what will happen. Touches nothing.
     async fn plan(&self, part: &StoredComponent, options: &RestoreOptions) -> Result<Plan, ComponentError>;
 
+    /// What `stage` would make under the mark `id`. Touches nothing.
+    async fn intent(&self, part: &manifest::Component, options: &RestoreOptions, id: RestoreId) -> Result<Intent, ComponentError>;
+
+    /// Takes over what a restore has left that died, wherever it stopped, also in the midst of `publish`, `finish` or `undo`: then these do
+    /// what is still to be done of them. Nothing that the dead one had begun goes on once this returns. Changes nothing else.
+    ///
+    /// # Errors
+    /// When what is there cannot be what that restore has left.
+    async fn adopt(&self, left: &Left) -> Result<Box<dyn Staged>, ComponentError>;
+
     /// Builds the new state beside the old one. An error or a cancellation leaves nothing behind.
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError>;
 }
@@ -223,6 +273,9 @@ pub trait Restorer: Send + Sync {
 /// A restored state that waits to be switched in.
 #[async_trait]
 pub trait Staged: Send {
+    /// What [`Restorer::adopt`] needs when this process is no more. No secret.
+    fn record(&self) -> Value;
+
     /// Switches the new state in. After an error the old state is in service, and [`Staged::undo`] cleans up.
     async fn publish(&mut self) -> Result<(), ComponentError>;
 

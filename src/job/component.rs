@@ -28,7 +28,7 @@ pub(super) async fn store(source: &dyn Source, transfer: Transfer, asked: bool) 
     // a stream that fails ends those beside it, and no other component
     let transfer = Transfer { cancel: transfer.cancel.child_token(), ..transfer };
     let notes = Notes::default();
-    let run = RunContext { cancel: transfer.cancel.clone(), notes: notes.clone() };
+    let run = RunContext { cancel: transfer.cancel.clone(), notes: notes.clone(), ..RunContext::default() };
     let mut stored = Vec::new();
     let mut artifacts = Vec::new();
     let mut fingerprint = None;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use thiserror::Error;
 
-use crate::name::{JobName, TargetName};
+use super::lease::Subject;
+use crate::name::TargetName;
 use crate::secret::SecretError;
 
 /// A target that does not do what it should; each variant names action and subject.
@@ -49,10 +50,10 @@ pub enum StorageError {
     Stalled { target: TargetName, key: String, after: Duration },
     #[error("the upload of `{key}` to target `{target}` was cancelled")]
     Cancelled { target: TargetName, key: String },
-    #[error("another run holds job `{job}` in target `{target}` until {}: {holder}", until.format("%H:%M:%S UTC"))]
-    Busy { target: TargetName, job: JobName, holder: String, until: DateTime<Utc> },
-    #[error("the lease of job `{job}` in target `{target}` was lost")]
-    LeaseLost { target: TargetName, job: JobName },
+    #[error("another run holds {subject} in target `{target}` until {}: {holder}", until.format("%H:%M:%S UTC"))]
+    Busy { target: TargetName, subject: Subject, holder: String, until: DateTime<Utc> },
+    #[error("the lease of {subject} in target `{target}` was lost")]
+    LeaseLost { target: TargetName, subject: Subject },
 }
 
 /// What the store answered, in a line: the code and message of S3's XML, or the innermost cause.
@@ -115,8 +116,10 @@ impl StorageError {
     pub fn advice(&self) -> Option<String> {
         let text = match self {
             Self::Secret { .. } => "Check that the file or variable exists and that this user may read it.",
-            Self::Busy { .. } => "Wait for it to end. A run that was killed frees the job at the time shown.",
-            Self::LeaseLost { .. } => "Nothing was committed there. Look for a suspended host or a second worker with the same job.",
+            Self::Busy { .. } => {
+                "Wait for it to end. One that was killed frees itself at the time shown, and at once for a run on the same machine."
+            }
+            Self::LeaseLost { .. } => "Look for a suspended host or a second worker with the same job.",
             Self::Changed { .. } => "Find out who writes there: artifacts are never changed by Backstay.",
             Self::Occupied { .. } => "Nothing was overwritten. Run again.",
             Self::Stalled { .. } => "Check the network and the store; `stall_timeout` of the job sets the limit.",

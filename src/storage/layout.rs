@@ -5,13 +5,16 @@
 //! <backup name>/SHA256SUMS
 //! <backup name>/<component>/<artifact>
 //! .backstay/leases/<job>/<number>.json
+//! .backstay/leases/.restore/<id>/<number>.json                      of a restore that is under way
+//! .backstay/restores/<id>.json                                      its journal
 //! .backstay/verified/<backup name>/<when>_<verdict>
 //! .backstay/parts/<backup name>/<component>/<artifact>/<number>     pieces on their way into a large part
 //! ```
 
 use object_store::path::Path;
 
-use crate::name::{ArtifactPath, BackupName, JobName};
+use super::lease::Subject;
+use crate::name::{ArtifactPath, BackupName, RestoreId};
 
 /// Name of the record that makes a backup exist.
 pub const MANIFEST: &str = "manifest.json";
@@ -20,6 +23,7 @@ pub const SUMS: &str = "SHA256SUMS";
 
 const PIECES: &str = ".backstay/parts";
 const VERDICTS: &str = ".backstay/verified";
+const RESTORES: &str = ".backstay/restores";
 
 /// The keys of a target, below its prefix.
 #[derive(Debug, Clone, Default)]
@@ -53,12 +57,30 @@ impl Layout {
         self.key(&format!("{name}/{path}"))
     }
 
-    pub fn leases(&self, job: &JobName) -> Path {
-        self.key(&format!(".backstay/leases/{job}"))
+    /// Those of one job, or of one restore. The name of a job never begins with a dot.
+    pub fn leases(&self, subject: &Subject) -> Path {
+        match subject {
+            Subject::Job(job) => self.key(&format!(".backstay/leases/{job}")),
+            Subject::Restore(id) => self.key(&format!(".backstay/leases/.restore/{id}")),
+        }
     }
 
-    pub fn lease(&self, job: &JobName, number: u64) -> Path {
-        self.key(&format!(".backstay/leases/{job}/{number:020}.json"))
+    pub fn lease(&self, subject: &Subject, number: u64) -> Path {
+        self.leases(subject).join(format!("{number:020}.json"))
+    }
+
+    /// The journals of restores that have not ended.
+    pub fn restores(&self) -> Path {
+        self.key(RESTORES)
+    }
+
+    pub fn restore(&self, id: RestoreId) -> Path {
+        self.key(&format!("{RESTORES}/{id}.json"))
+    }
+
+    /// The restore that a journal's key is about.
+    pub fn restore_of(&self, key: &Path) -> Option<RestoreId> {
+        self.below(key).strip_prefix(RESTORES)?.trim_start_matches('/').strip_suffix(".json")?.parse().ok()
     }
 
     /// What verifications found, of all backups.

@@ -8,6 +8,7 @@ pub mod layout;
 mod lease;
 mod limit;
 mod options;
+mod owner;
 mod read;
 mod s3;
 mod sweep;
@@ -15,7 +16,7 @@ mod target;
 mod upload;
 
 pub use error::StorageError;
-pub use lease::Lease;
+pub use lease::{Lease, Subject};
 pub use limit::Limiter;
 pub use options::{Addressing, Checksum, Location, S3Options, TargetOptions};
 pub use read::Stored;

@@ -20,6 +20,7 @@ use thiserror::Error;
 use super::Detail;
 use crate::name::ComponentName;
 
+mod adopt;
 mod ahead;
 pub(super) mod archive;
 mod attributes;
@@ -149,6 +150,8 @@ pub enum DirectoryError {
         #[source]
         source: io::Error,
     },
+    #[error("read what the journal says of the restore of a directory")]
+    Record(#[source] serde_json::Error),
     #[error("{path} is not a journal that this version reads")]
     Journal { path: PathBuf },
 }

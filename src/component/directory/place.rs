@@ -80,6 +80,11 @@ impl Place {
         if self.inside { &self.target } else { &self.parent }
     }
 
+    /// Its name in the directory above.
+    pub fn entry(&self) -> CString {
+        CString::new(self.name.as_bytes()).unwrap_or_default()
+    }
+
     /// The name of a tree beside (or in) the destination; `kind` is [`NEW`] or [`OLD`].
     pub fn side(&self, kind: &str, suffix: &str) -> CString {
         let name = [self.prefix(kind).as_slice(), suffix.as_bytes()].concat();

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use rustix::process::geteuid;
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use super::adopt::{Record, adopt};
 use super::compare::{Verdict, explain, judge, settle};
 use super::fingerprint::Expected;
 use super::place::Place;
@@ -17,10 +19,10 @@ use super::swap::Swap;
 use super::unpack::{Unpacked, unpack};
 use super::{DirectoryError, DirectoryOptions};
 use crate::component::{
-    ByteStream, ComponentError, Destination, Plan, RestoreOptions, Restored, Restorer, RunContext, Staged, StoredComponent,
+    ByteStream, ComponentError, Destination, Intent, Left, Plan, RestoreOptions, Restored, Restorer, RunContext, Staged, StoredComponent,
 };
 use crate::manifest::{Artifact, Component, Format};
-use crate::name::ComponentName;
+use crate::name::{ComponentName, RestoreId};
 
 /// Bytes read from the stream at once.
 const BUFFER: usize = 512 << 10;
@@ -69,6 +71,21 @@ impl Restorer for DirectoryRestorer {
         .await
     }
 
+    async fn intent(&self, _: &Component, options: &RestoreOptions, id: RestoreId) -> Result<Intent, ComponentError> {
+        let path = self.destination(options)?;
+        let place = blocking(path.clone(), move || Ok(Place::find(&path)?)).await?;
+        let record = Record::intent(&place, &id.to_string());
+        Ok(Intent { places: vec![format!("directory {}", place.target.display())], record: json!(record) })
+    }
+
+    async fn adopt(&self, left: &Left) -> Result<Box<dyn Staged>, ComponentError> {
+        let path = self.destination(&left.options)?;
+        let record: Record = serde_json::from_value(left.record.clone()).map_err(DirectoryError::Record)?;
+        let sides = blocking(path.clone(), move || Ok(adopt(&record, &path)?)).await?;
+        let done = vec![format!("what an earlier restore had unpacked is in service as {}", sides.place().target.display())];
+        Ok(Box::new(StagedDirectory::new(sides, done, Vec::new(), left.options.keep_old)))
+    }
+
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
         let artifact = archive_of(&part.component)?;
         let needed = needed(&part.component, artifact);
@@ -96,10 +113,10 @@ impl Restorer for DirectoryRestorer {
         // whoever drops this future stops the blocking work, which then removes the new tree
         let cancel = run.cancel.child_token();
         let stop = cancel.clone().drop_guard();
-        let (handle, partial) = (Handle::current(), options.is_partial());
+        let (handle, suffix, partial) = (Handle::current(), run.id.to_string(), options.is_partial());
         let (open, artifact) = (part.open.clone(), artifact.clone());
         let staged = blocking(path, move || {
-            let sides = Sides::create(place, &format!("{:08x}", rand::random::<u32>()))?;
+            let mut sides = Sides::create(place, &suffix)?;
             let feed = |stream| BufReader::with_capacity(BUFFER, Feed { stream, handle: handle.clone(), cancel: cancel.clone() });
             let result = (|| -> Result<_, DirectoryError> {
                 let (unpacked, warnings) = unpack(feed(stream), sides.staging()?, &cancel)?;
@@ -114,7 +131,10 @@ impl Restorer for DirectoryRestorer {
                 Ok((unpacked, warnings, compared))
             })();
             match result {
-                Ok((unpacked, warnings, Ok(compared))) => Ok((sides, unpacked, warnings, compared)),
+                Ok((unpacked, warnings, Ok(compared))) => {
+                    sides.complete(&suffix)?;
+                    Ok((sides, unpacked, warnings, compared))
+                }
                 Ok((.., Err(differences))) => Err(ComponentError::Differs(differences)),
                 Err(_) if cancel.is_cancelled() => Err(ComponentError::Cancelled),
                 Err(error) => Err(error.into()),
@@ -122,15 +142,9 @@ impl Restorer for DirectoryRestorer {
         })
         .await;
         stop.disarm();
-        let (sides, unpacked, warnings, compared) = staged?;
-        Ok(Box::new(StagedDirectory {
-            target: sides.place().target.clone(),
-            sides: Some(sides),
-            unpacked,
-            compared,
-            warnings,
-            keep_old: options.keep_old,
-        }))
+        let (sides, Unpacked { entries, bytes, .. }, warnings, compared) = staged?;
+        let done = vec![format!("restored {entries} entries, {bytes} bytes, to {}", sides.place().target.display()), compared];
+        Ok(Box::new(StagedDirectory::new(sides, done, warnings, options.keep_old)))
     }
 }
 
@@ -139,15 +153,25 @@ struct StagedDirectory {
     target: PathBuf,
     /// Absent only while work on it is under way.
     sides: Option<Sides>,
-    unpacked: Unpacked,
-    /// What was compared, as a sentence.
-    compared: String,
+    record: Record,
+    /// What was unpacked and compared, in sentences.
+    done: Vec<String>,
     warnings: Vec<String>,
     keep_old: bool,
 }
 
+impl StagedDirectory {
+    fn new(sides: Sides, done: Vec<String>, warnings: Vec<String>, keep_old: bool) -> Self {
+        Self { target: sides.place().target.clone(), record: sides.record().clone(), sides: Some(sides), done, warnings, keep_old }
+    }
+}
+
 #[async_trait]
 impl Staged for StagedDirectory {
+    fn record(&self) -> Value {
+        json!(self.record)
+    }
+
     async fn publish(&mut self) -> Result<(), ComponentError> {
         let Some(mut sides) = self.sides.take() else { return Err(DirectoryError::Died(self.target.clone()).into()) };
         let (sides, result) = blocking(self.target.clone(), move || {
@@ -160,10 +184,9 @@ impl Staged for StagedDirectory {
     }
 
     async fn finish(self: Box<Self>) -> Result<Restored, ComponentError> {
-        let Self { target, sides, unpacked, compared, warnings, keep_old } = *self;
+        let Self { target, sides, mut done, warnings, keep_old, .. } = *self;
         let Some(sides) = sides else { return Err(DirectoryError::Died(target).into()) };
         let kept = blocking(target.clone(), move || Ok(sides.finish(keep_old)?)).await?;
-        let mut done = vec![format!("restored {} entries, {} bytes, to {}", unpacked.entries, unpacked.bytes, target.display()), compared];
         done.extend(kept.map(|path| format!("the old directory is kept as {}", path.display())));
         Ok(Restored { done, warnings })
     }

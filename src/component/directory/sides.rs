@@ -8,16 +8,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, Mode, RenameFlags, fsync, mkdirat, open, openat, removexattr, renameat_with, statat};
+use rustix::fs::{AtFlags, Mode, RenameFlags, fsync, mkdirat, open, openat, removexattr, renameat_with, statat, syncfs, unlinkat};
 use rustix::io::Errno;
 
+use super::adopt::Record;
 use super::archive::Time;
 use super::ladder::DIRECTORY;
 use super::place::{NEW, OLD, Place};
 use super::swap::{Swap, modified_time, set_modified_time};
 use super::{DirectoryError, trash};
 
-/// A restore between its first directory and its end. Dropped before the switch, it removes what it made.
+/// A restore between its first directory and its end. Dropped before the switch, it removes what it made itself.
 pub struct Sides {
     place: Place,
     base: OwnedFd,
@@ -27,14 +28,24 @@ pub struct Sides {
     /// When the directory that holds the sides was last modified, before they were put there.
     modified: Time,
     state: State,
+    record: Record,
+    /// Another process has made them, and another may have to go on.
+    adopted: bool,
 }
 
-enum State {
+/// How far a switch came. A dead restore may leave any of them.
+pub enum State {
     Staged,
+    /// The old tree has made room and lies under its own name; nothing is in service.
+    Vacant,
+    /// The new tree is in service; the old one lies where that was staged.
+    Exchanged,
     /// The new tree is in service; the old one, if there was one, lies under its own name.
     Switched {
         had_old: bool,
     },
+    /// The old tree is in service again; the new one lies where that was kept.
+    Returned,
     Swapped(Swap),
     Over,
 }
@@ -50,10 +61,11 @@ impl Sides {
             |source: Errno| DirectoryError::Switch { action: "create a directory in", path: base_path.clone(), source: source.into() };
         let base = open(&base_path, DIRECTORY, Mode::empty()).map_err(failed)?;
         let modified = modified_time(base.as_fd()).map_err(failed)?;
-        let target = CString::new(place.name.as_bytes()).unwrap_or_default();
+        let target = place.entry();
         let (new, old) = (place.side(NEW, suffix), place.side(OLD, suffix));
         mkdirat(&base, &new, Mode::RWXU).map_err(failed)?;
-        let sides = Self { place, base, target, new, old, modified, state: State::Staged };
+        let record = Record::intent(&place, suffix);
+        let sides = Self { place, base, target, new, old, modified, state: State::Staged, record, adopted: false };
         // an ACL that the directory above hands down would be handed on to everything that is unpacked
         let path = sides.path(&sides.new);
         for name in ["system.posix_acl_default", "system.posix_acl_access"] {
@@ -63,6 +75,26 @@ impl Sides {
             }
         }
         Ok(sides)
+    }
+
+    /// Those that another restore has left.
+    pub fn adopted(place: Place, base: OwnedFd, (new, old): (CString, CString), modified: Time, state: State, record: Record) -> Self {
+        Self { target: place.entry(), place, base, new, old, modified, state, record, adopted: true }
+    }
+
+    /// Notes what tells the new tree, now that it is complete.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Switch`].
+    pub fn complete(&mut self, suffix: &str) -> Result<(), DirectoryError> {
+        let staging = self.staging()?;
+        let record = Record::staged(&self.place, suffix, self.modified, staging.as_fd());
+        self.record = record.map_err(|e| self.failed("look at", &self.new, e))?;
+        Ok(())
+    }
+
+    pub fn record(&self) -> &Record {
+        &self.record
     }
 
     /// The directory of the new tree.
@@ -79,8 +111,32 @@ impl Sides {
     /// # Errors
     /// The old tree is in service then.
     pub fn publish(&mut self) -> Result<(), DirectoryError> {
+        match &self.state {
+            State::Staged | State::Swapped(_) => {}
+            State::Switched { .. } | State::Over => return Ok(()),
+            State::Vacant => {
+                rename(self.base.as_fd(), &self.new, &self.target).map_err(|e| self.failed("put in place", &self.target, e))?;
+                return self.switched(true);
+            }
+            State::Exchanged => {
+                rename(self.base.as_fd(), &self.new, &self.old).map_err(|e| self.failed("rename", &self.new, e))?;
+                return self.switched(true);
+            }
+            State::Returned => {
+                let base = self.base.as_fd();
+                renameat_with(base, &self.old, base, &self.target, RenameFlags::EXCHANGE)
+                    .map_err(|e| self.failed("exchange", &self.target, e))?;
+                return self.switched(true);
+            }
+        }
         if self.place.inside {
-            let mut swap = Swap::begin(self.base.as_fd(), &self.place.target, &self.new, &self.old, self.modified)?;
+            let mut swap = match std::mem::replace(&mut self.state, State::Over) {
+                State::Swapped(swap) => swap,
+                state => {
+                    self.state = state;
+                    Swap::begin(self.base.as_fd(), &self.place.target, &self.new, &self.old, self.modified)?
+                }
+            };
             let result = swap.run();
             if result.is_err() {
                 // if even this fails, both sides stay for the next restore to find by the journal
@@ -102,6 +158,10 @@ impl Sides {
         } else {
             rename(self.base.as_fd(), &self.new, &self.target).map_err(|e| self.failed("put in place", &self.target, e))?;
         }
+        self.switched(had_old)
+    }
+
+    fn switched(&mut self, had_old: bool) -> Result<(), DirectoryError> {
         self.state = State::Switched { had_old };
         self.sync()
     }
@@ -142,6 +202,8 @@ impl Sides {
         }
         let kept = self.path(&self.old);
         if !keep_old {
+            // a crash of the whole machine must not find the new tree empty and the old one gone
+            syncfs(&self.base).map_err(|e| self.failed("write through", c"", e))?;
             trash::remove(self.base.as_fd(), &self.old).map_err(|e| self.failed("remove the old tree", &self.old, e))?;
         }
         if let State::Swapped(swap) = state {
@@ -158,7 +220,16 @@ impl Sides {
     pub fn undo(mut self) -> Result<(), DirectoryError> {
         match std::mem::replace(&mut self.state, State::Over) {
             State::Over => return Ok(()),
-            State::Staged => {}
+            State::Staged => self.remove_unused_old()?,
+            State::Vacant => {
+                rename(self.base.as_fd(), &self.old, &self.target).map_err(|e| self.failed("bring back", &self.target, e))?;
+            }
+            State::Exchanged => {
+                let base = self.base.as_fd();
+                renameat_with(base, &self.new, base, &self.target, RenameFlags::EXCHANGE)
+                    .map_err(|e| self.failed("exchange", &self.target, e))?;
+            }
+            State::Returned => rename(self.base.as_fd(), &self.old, &self.new).map_err(|e| self.failed("rename", &self.old, e))?,
             State::Switched { had_old: true } => self.exchange(&self.old, &self.new)?,
             State::Switched { had_old: false } => {
                 rename(self.base.as_fd(), &self.target, &self.new).map_err(|e| self.failed("take out of service", &self.target, e))?;
@@ -167,6 +238,14 @@ impl Sides {
         }
         self.remove_new().map_err(|e| self.failed("remove the new tree", &self.new, e))?;
         self.sync()
+    }
+
+    /// Inside a mount point a directory for the old entries is made before the journal, and removed after it: it is empty then.
+    fn remove_unused_old(&self) -> Result<(), DirectoryError> {
+        match unlinkat(&self.base, &self.old, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(self.failed("remove", &self.old, error)),
+        }
     }
 
     /// Leaves no trace of the new tree, not even in the time of a directory that it lay in.
@@ -191,6 +270,7 @@ impl Sides {
 impl Drop for Sides {
     fn drop(&mut self) {
         if matches!(self.state, State::Staged)
+            && !self.adopted
             && let Err(error) = self.remove_new()
         {
             tracing::warn!(path = %self.path(&self.new).display(), %error, "the unfinished new tree could not be removed");

@@ -94,13 +94,18 @@ impl Swap {
         self.enter(Phase::Out)
     }
 
-    /// Moves the old entries out and the new ones in.
+    /// Moves the old entries out and the new ones in, as far as that is still to be done.
     pub fn run(&mut self) -> Result<(), DirectoryError> {
-        self.with_sides(|top, _, old| move_all(top, old)).map_err(|e| self.failed("move the entries out of", c"", e))?;
-        self.enter(Phase::In)?;
-        self.with_sides(|top, new, _| move_all(new, top).and_then(|()| copy_dress(new, top, self.new_time)))
-            .map_err(|e| self.failed("move the new entries into", c"", e))?;
-        self.enter(Phase::Done)
+        if self.phase == Phase::Out {
+            self.with_sides(|top, _, old| move_all(top, old)).map_err(|e| self.failed("move the entries out of", c"", e))?;
+            self.enter(Phase::In)?;
+        }
+        if self.phase == Phase::In {
+            self.with_sides(|top, new, _| move_all(new, top).and_then(|()| copy_dress(new, top, self.new_time)))
+                .map_err(|e| self.failed("move the new entries into", c"", e))?;
+            self.enter(Phase::Done)?;
+        }
+        Ok(())
     }
 
     /// Brings the old entries back from any phase, and removes the new ones and the journal.
@@ -116,18 +121,25 @@ impl Swap {
         }
         self.with_sides(|top, _, old| move_all(old, top)).map_err(|e| self.failed("bring the old entries back into", c"", e))?;
         trash::remove(self.top.as_fd(), &self.new).map_err(|e| self.failed("remove", &self.new, e))?;
-        let dress = openat(&self.top, &self.old, DIRECTORY, Mode::empty()).map_err(|e| self.failed("open", &self.old, e))?;
+        // as long as there is a journal, an undo that is interrupted is done again
+        self.dress_as(&self.old, self.old_time)?;
         self.drop_journal()?;
         trash::remove(self.top.as_fd(), &self.old).map_err(|e| self.failed("remove", &self.old, e))?;
-        copy_dress(dress.as_fd(), self.top.as_fd(), self.old_time).map_err(|e| self.failed("set the owner and mode of", c"", e))
+        set_modified_time(self.top.as_fd(), self.old_time).map_err(|e| self.failed("set the time of", c"", e))
+    }
+
+    /// Gives the directory the owner, attributes and mode that the root of one of its trees has.
+    fn dress_as(&self, side: &CStr, modified: Time) -> Result<(), DirectoryError> {
+        let dress = openat(&self.top, side, DIRECTORY, Mode::empty()).map_err(|e| self.failed("open", side, e))?;
+        copy_dress(dress.as_fd(), self.top.as_fd(), modified).map_err(|e| self.failed("set the owner and mode of", c"", e))
     }
 
     /// Removes what the swap needed; what became of the old entries is the caller's business.
     pub fn finish(self) -> Result<(), DirectoryError> {
-        let dress = openat(&self.top, &self.new, DIRECTORY, Mode::empty()).map_err(|e| self.failed("open", &self.new, e))?;
+        // the directory is dressed as the new tree's root since `run`; only its time is changed by what is removed from it
         trash::remove(self.top.as_fd(), &self.new).map_err(|e| self.failed("remove", &self.new, e))?;
         self.drop_journal()?;
-        copy_dress(dress.as_fd(), self.top.as_fd(), self.new_time).map_err(|e| self.failed("set the owner and mode of", c"", e))
+        set_modified_time(self.top.as_fd(), self.new_time).map_err(|e| self.failed("set the time of", c"", e))
     }
 
     /// The swap that an interrupted restore left in `path` and that has to be undone; none if there is no journal, or the swap was done.
@@ -135,6 +147,22 @@ impl Swap {
     /// # Errors
     /// [`DirectoryError::Journal`] when there is a journal that cannot be understood.
     pub fn interrupted(path: &Path) -> Result<Option<Self>, DirectoryError> {
+        Ok(Self::found(path)?.filter(|swap| swap.phase != Phase::Done))
+    }
+
+    /// The swap of the restore with that suffix, in any phase. `new_time`: when the root of its new tree was last modified.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Journal`] when there is a journal that cannot be understood, or that of another restore.
+    pub fn left(path: &Path, suffix: &str, new_time: Option<Time>) -> Result<Option<Self>, DirectoryError> {
+        let Some(swap) = Self::found(path)? else { return Ok(None) };
+        if swap.new.to_bytes().strip_prefix(NEW.as_bytes()) != Some(suffix.as_bytes()) {
+            return Err(DirectoryError::Journal { path: path.join(JOURNAL) });
+        }
+        Ok(Some(Self { new_time: new_time.unwrap_or(swap.new_time), ..swap }))
+    }
+
+    fn found(path: &Path) -> Result<Option<Self>, DirectoryError> {
         let failed = |name: &str, source| DirectoryError::Switch { action: "read", path: path.join(name), source };
         let top = match rustix::fs::open(path, DIRECTORY, Mode::empty()) {
             Ok(top) => top,
@@ -149,9 +177,6 @@ impl Swap {
         let mut text = String::new();
         file.take(MAX_JOURNAL).read_to_string(&mut text).map_err(|source| failed(JOURNAL, source))?;
         let (suffix, phase, old_time) = parse(&text).ok_or_else(|| DirectoryError::Journal { path: path.join(JOURNAL) })?;
-        if phase == Phase::Done {
-            return Ok(None);
-        }
         let name = |kind: &str| CString::new(format!("{kind}{suffix}")).map_err(|_| DirectoryError::Journal { path: path.join(JOURNAL) });
         Ok(Some(Self { path: path.to_owned(), top, new: name(NEW)?, old: name(OLD)?, phase, old_time, new_time: Time::default() }))
     }

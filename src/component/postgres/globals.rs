@@ -6,6 +6,8 @@
 
 use std::collections::HashSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::script::{Statement, Token};
 use super::sql::ident;
 
@@ -30,7 +32,8 @@ pub struct Globals {
 }
 
 /// Something of a whole server.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Object {
     Role(String),
     Tablespace(String),

@@ -1,7 +1,7 @@
 //! Names of the databases that a restore needs while it is under way: `<name>_backstay_new_<suffix>` is loaded, and
 //! `<name>_backstay_old_<suffix>` is what it replaced. One suffix a restore.
 
-use std::fmt;
+use crate::name::RestoreId;
 
 /// PostgreSQL cuts longer names, silently (NAMEDATALEN - 1).
 pub const MAX_NAME: usize = 63;
@@ -31,15 +31,23 @@ impl Role {
     }
 }
 
+/// What of a helper's name no other database has: its role and its suffix.
+pub fn mark(helper: &str) -> &str {
+    let tail = Role::New.mark().len() + DIGITS;
+    helper.len().checked_sub(tail).and_then(|at| helper.get(at..)).unwrap_or(helper)
+}
+
 /// The mark of one restore, 8 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Suffix(u32);
 
-impl Suffix {
-    pub fn random() -> Self {
-        Self(rand::random())
+impl From<RestoreId> for Suffix {
+    fn from(id: RestoreId) -> Self {
+        Self(id.number())
     }
+}
 
+impl Suffix {
     /// The helper of `name`: cut at a character so that it stays within 63 bytes, the suffix whole. `at` tells apart two databases whose
     /// names are cut to the same.
     pub fn helper(self, name: &str, role: Role, at: usize) -> String {
@@ -56,12 +64,6 @@ impl Suffix {
     }
 }
 
-impl fmt::Display for Suffix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}", self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +75,7 @@ mod tests {
                 let helper = Suffix(0xffff_ffff).helper(name, role, 3);
                 assert!(helper.len() <= MAX_NAME, "{helper}");
                 assert_eq!(Role::of(&helper), Some(role), "{helper}");
+                assert_eq!(mark(&helper), format!("{}00000002", role.mark()));
             }
         }
         assert_eq!(Suffix(10).helper("app", Role::New, 0), "app_backstay_new_0000000a");

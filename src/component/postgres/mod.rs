@@ -10,6 +10,7 @@ use crate::name::ComponentName;
 use crate::process::ProcessError;
 use crate::secret::{Secret, SecretError};
 
+mod adopt;
 mod analyze;
 mod apply;
 pub mod archive;

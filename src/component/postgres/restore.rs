@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
+use super::adopt::{self, Record};
 use super::apply;
 use super::binaries::{self, Binary};
 use super::connect::Endpoint;
@@ -18,11 +19,14 @@ use super::load::Loader;
 use super::restore_error::RestoreError;
 use super::server::refuse_pooler;
 use super::staged::{Helper, StagedPostgres};
+use super::swap::Replaced;
 use super::workload::Workload;
 use super::{PostgresError, PostgresOptions, analyze, plan, query, recreate, swap};
-use crate::component::{ArtifactOpener, ComponentError, Destination, Plan, RestoreOptions, Restorer, RunContext, Staged, StoredComponent};
+use crate::component::{
+    ArtifactOpener, ComponentError, Destination, Intent, Left, Plan, RestoreOptions, Restorer, RunContext, Staged, StoredComponent,
+};
 use crate::manifest;
-use crate::name::ComponentName;
+use crate::name::{ComponentName, RestoreId};
 
 /// Restores a PostgreSQL component.
 #[derive(Debug, Clone)]
@@ -53,9 +57,15 @@ impl PostgresRestorer {
         Self { patience, ..self }
     }
 
-    async fn prepare(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<Prepared, ComponentError> {
+    /// What is restored, and where to.
+    fn chosen(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<(Contents, Place), ComponentError> {
         let contents = Contents::chosen(part, options)?;
         let place = Place::of(&options.to, &self.options, &contents.names())?;
+        Ok((contents, place))
+    }
+
+    async fn prepare(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<Prepared, ComponentError> {
+        let (contents, place) = self.chosen(part, options)?;
         let replaces = options.to != Destination::Beside;
         let targets: Vec<&str> = contents.databases.iter().filter(|_| replaces).map(|d| place.name(&d.name)).collect();
         let (endpoint, client) = inspect::connect(&place.endpoint, &targets).await?;
@@ -79,10 +89,22 @@ impl Restorer for PostgresRestorer {
         Ok(Plan { steps: plan::steps(&contents, &place, &server, &binary, options), ..Plan::default() })
     }
 
+    async fn intent(&self, part: &manifest::Component, options: &RestoreOptions, id: RestoreId) -> Result<Intent, ComponentError> {
+        let (contents, place) = self.chosen(part, options)?;
+        let targets: Vec<&str> = contents.names().into_iter().map(|name| place.name(name)).collect();
+        let (endpoint, client) = inspect::connect(&place.endpoint, &targets).await?;
+        Ok(Record::intent(&targets, id, adopt::cluster(&client).await).to_intent(&endpoint))
+    }
+
+    async fn adopt(&self, left: &Left) -> Result<Box<dyn Staged>, ComponentError> {
+        Ok(Box::new(adopt::adopt(left, &self.options, self.patience).await?))
+    }
+
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
         let Prepared { contents, place, endpoint, mut client, mut server, binary } = self.prepare(&part.component, options).await?;
         let mut staged = StagedPostgres::new(endpoint, options.keep_old, self.patience);
         staged.beside = options.to == Destination::Beside;
+        staged.cluster = adopt::cluster(&client).await;
         let built = async {
             let mut flags = Vec::new();
             if options.no_owner {
@@ -94,7 +116,7 @@ impl Restorer for PostgresRestorer {
             // Loading takes long; an idle connection may not survive it.
             drop(client);
             let loader = Loader { binary, flags, workload };
-            let suffix = Suffix::random();
+            let suffix = Suffix::from(run.id);
             for (at, database) in contents.databases.iter().enumerate() {
                 let name = place.name(&database.name);
                 stage_one(database, name, (suffix, at), &loader, &server, &part.open, &mut staged, &run.cancel).await?;
@@ -222,7 +244,14 @@ async fn stage_one(
     // Nobody should find it, and a session in it would be in the way of its rename.
     let close = format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false", super::sql::ident(&new));
     client.batch_execute(&close).await.map_err(query("close a loaded database"))?;
-    staged.pairs.push(swap::Pair { name: name.to_owned(), new, new_oid, old, facts: facts.clone(), replaced: None });
+    staged.pairs.push(swap::Pair {
+        name: name.to_owned(),
+        new,
+        new_oid,
+        old,
+        facts: facts.clone(),
+        replaced: server.database(name).map(Replaced::of),
+    });
     Ok(())
 }
 

@@ -100,6 +100,10 @@ pub enum RestoreError {
     },
     #[error("bring the old state back: somebody renamed or replaced database \"{0}\" meanwhile")]
     Moved(String),
+    #[error("the journal of the restore is of another server than {0}")]
+    OtherServer(String),
+    #[error("read what the journal says of the restore of PostgreSQL")]
+    Journal(#[source] serde_json::Error),
     /// What is left, by name.
     /// After the switch: the restored databases are in service.
     #[error("what was replaced could not be dropped: database {}", .0.join(", database "))]
@@ -136,6 +140,7 @@ impl RestoreError {
             Self::Stage(_) => "Make room in the temporary directory ($TMPDIR, else /tmp), and let this user write there.".into(),
             Self::Rows { source, .. } if source.code() == Some(&SqlState::DISK_FULL) => NO_ROOM.into(),
             Self::Busy { .. } => "Stop what connects so often, or restore as a superuser, who may end any session.".into(),
+            Self::OtherServer(_) => "Run it where the restore was begun, with the same configuration.".into(),
             Self::NotDropped(_) => "Drop it by hand: nothing uses it.".into(),
             Self::LeftOver(_) => "Nothing uses it: drop it once the server answers again.".into(),
             _ => return None,

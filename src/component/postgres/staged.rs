@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::PostgresError;
+use super::adopt::Record;
 use super::apply::Applied;
 use super::connect::Endpoint;
 use super::inspect::connect;
@@ -23,6 +26,8 @@ pub struct StagedPostgres {
     pub(super) patience: Duration,
     /// Every helper database that was, or may have been, created.
     pub(super) helpers: Vec<Helper>,
+    /// `system_identifier` of the server, where it tells.
+    pub(super) cluster: Option<String>,
     pub(super) pairs: Vec<Pair>,
     pub(super) globals: Applied,
     pub(super) published: bool,
@@ -31,7 +36,7 @@ pub struct StagedPostgres {
 }
 
 /// A database of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Helper {
     pub name: String,
     /// `None`: the server's answer to its creation is not known.
@@ -46,6 +51,7 @@ impl StagedPostgres {
             beside: false,
             patience,
             helpers: Vec::new(),
+            cluster: None,
             pairs: Vec::new(),
             globals: Applied::default(),
             published: false,
@@ -78,8 +84,12 @@ impl StagedPostgres {
 
 #[async_trait]
 impl Staged for StagedPostgres {
+    fn record(&self) -> Value {
+        Record::of(self).to_json()
+    }
+
     async fn publish(&mut self) -> Result<(), ComponentError> {
-        if self.beside {
+        if self.beside || self.published {
             return Ok(());
         }
         swap::swap_in(&self.endpoint, &mut self.pairs, self.patience).await?;

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -26,7 +27,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const ROUND: Duration = Duration::from_millis(100);
 
 /// A loaded database and the name that it is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
     /// The name in service.
     pub name: String,
@@ -37,15 +38,21 @@ pub struct Pair {
     /// The name that the old state gets.
     pub old: String,
     pub facts: DatabaseFacts,
-    /// What was in service when the swap was made; `None`: nothing.
+    /// What was in service when the swap was made, until then when it was loaded; `None`: nothing.
     pub replaced: Option<Replaced>,
 }
 
 /// A database that made room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replaced {
     pub oid: u32,
     pub allowed_connections: bool,
+}
+
+impl Replaced {
+    pub fn of(existing: &Existing) -> Self {
+        Self { oid: existing.oid, allowed_connections: existing.allows_connections }
+    }
 }
 
 /// The databases that must not be connected to while `pairs` are renamed.
@@ -68,8 +75,7 @@ pub async fn swap_in(endpoint: &Endpoint, pairs: &mut [Pair], patience: Duration
     let targets: Vec<&str> = pairs.iter().map(|p| p.name.as_str()).collect();
     server.allow(&targets, None)?;
     for pair in &mut *pairs {
-        let replaced = |d: &Existing| Replaced { oid: d.oid, allowed_connections: d.allows_connections };
-        pair.replaced = server.database(&pair.name).map(replaced);
+        pair.replaced = server.database(&pair.name).map(Replaced::of);
     }
     let oids: Vec<u32> = pairs.iter().flat_map(|p| [Some(p.new_oid), p.replaced.map(|r| r.oid)]).flatten().collect();
     transact(endpoint, client, &swap_sql(pairs), &oids, (pairs, |pair| (&pair.name, pair.new_oid)), patience).await
@@ -174,6 +180,27 @@ async fn is_done(client: &Client, pairs: &[Pair], outcome: Outcome) -> Result<bo
 pub async fn oid_of(client: &Client, name: &str) -> Result<Option<u32>, PostgresError> {
     let found = client.query_opt("SELECT oid FROM pg_database WHERE datname = $1::text::name", &[&name]).await;
     Ok(found.map_err(query("look a database up"))?.map(|row| row.get(0)))
+}
+
+/// Ends what a process that is no more has sent and the server has not finished, by the `marks` in its text; returns when it is over. A
+/// server notices only when it answers that nobody is there, so that a database may be created or renamed long after who asked for it died.
+///
+/// # Errors
+/// [`PostgresError::Query`]; [`RestoreError::Busy`].
+pub async fn silence(client: &Client, marks: &[&str], patience: Duration) -> Result<(), PostgresError> {
+    const DOING: &str = "end what a restore that died has sent";
+    const END: &str = "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state <> 'idle' \
+         AND EXISTS (SELECT FROM unnest($1::text[]) mark WHERE position(mark IN query) > 0)";
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = client.query(END, &[&marks]).await.map_err(query(DOING))?;
+        let Some(first) = left.first() else { return Ok(()) };
+        if Instant::now() >= deadline {
+            let sessions = format!("pid {}", first.get::<_, i32>(0));
+            return Err(RestoreError::Busy { databases: marks.join(", "), sessions }.into());
+        }
+        tokio::time::sleep(ROUND).await;
+    }
 }
 
 /// Ends sessions of these databases, round after round.

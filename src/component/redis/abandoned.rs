@@ -12,6 +12,7 @@ use super::RedisError;
 use super::control::Control;
 use super::info::Info;
 use super::keep;
+use crate::component::state;
 
 /// The user by which a server signs in to us. Stored in servers that were left behind: never to be changed.
 pub const USER: &str = "backstay-restore";
@@ -42,7 +43,7 @@ pub async fn free(control: &mut Control) -> Result<(), RedisError> {
 
 /// What killed restores kept of servers, on this host.
 pub fn kept() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    let entries = state::directories().into_iter().flat_map(std::fs::read_dir).flatten().flatten();
     let named = |name: &std::ffi::OsStr| name.to_str().is_some_and(|n| n.starts_with(keep::PREFIX) && n.ends_with(keep::SUFFIX));
     let mut found: Vec<PathBuf> = entries.filter(|entry| named(&entry.file_name())).map(|entry| entry.path()).collect();
     found.sort();

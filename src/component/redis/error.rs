@@ -115,6 +115,10 @@ pub enum RedisError {
         #[source]
         source: Box<RedisError>,
     },
+    #[error("give Redis at {at} back what it held before: {kept} is not there, and there is no safety backup")]
+    Lost { at: String, kept: PathBuf },
+    #[error("read what the journal says of the restore of Redis")]
+    Journal(#[source] serde_json::Error),
     #[error("give Redis at {at} back what it held before, which is kept in {kept}")]
     NotGivenBack {
         at: String,
@@ -170,6 +174,9 @@ impl RedisError {
                  or use --into redis=file:///path/dump.rdb and give that file to the server."
             }
             Self::NotReset { .. } => "Send REPLICAOF NO ONE to the server by hand.",
+            Self::Lost { .. } => {
+                "Run it on the host, or with the volumes, of the restore that was killed; or go forward with `restore --resume`."
+            }
             Self::NotGivenBack { .. } => {
                 "Look into the server's log, then stop it, put that file in the place of its dump.rdb (with appendonly yes: of its AOF's base), \
                  and start it again."

@@ -1,20 +1,41 @@
 //! A restore into a file: `--into redis=file:///path/dump.rdb`.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use tempfile::{Builder, NamedTempFile};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tempfile::{Builder, TempPath};
 
 use super::RedisError;
-use super::keep::{copy, on_disk};
+use super::keep::{copy, on_disk, remove, sync_directory};
 use crate::component::{ByteStream, ComponentError, Restored, Staged};
+use crate::name::RestoreId;
 
 /// A whole RDB beside the place that it will have.
 pub struct FileStaged {
+    record: Record,
+    state: State,
+}
+
+/// What the journal says of a restore into a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
     path: PathBuf,
-    /// Taken by `publish`.
-    file: Option<NamedTempFile>,
+    /// The name until it is put in place.
+    beside: PathBuf,
+    /// Of the file; absent until it is whole.
+    inode: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Beside,
+    InPlace,
+    /// Neither: it was undone, or never begun.
+    Gone,
 }
 
 /// Refuses a path where something is already, or whose directory is not there.
@@ -32,48 +53,80 @@ pub async fn free(path: &Path) -> Result<(), RedisError> {
     }
 }
 
+impl Record {
+    pub fn intent(path: &Path, id: RestoreId) -> Self {
+        Self { path: path.to_owned(), beside: directory(path).join(beside(id)), inode: None }
+    }
+}
+
+fn beside(id: RestoreId) -> String {
+    format!(".backstay-{id}.rdb")
+}
+
 impl FileStaged {
     /// Writes the stream beside `path`, mode 0600; an error leaves nothing.
-    pub async fn write(path: PathBuf, stream: ByteStream) -> Result<Self, RedisError> {
+    pub async fn write(path: PathBuf, id: RestoreId, stream: ByteStream) -> Result<Self, RedisError> {
         free(&path).await?;
         let failed = |source| RedisError::File { action: "write beside", path: path.clone(), source };
-        let file = Builder::new().prefix(".backstay-").suffix(".rdb").tempfile_in(directory(&path)).map_err(failed)?;
+        let file = Builder::new().prefix(&beside(id)).rand_bytes(0).tempfile_in(directory(&path)).map_err(failed)?;
         let (file, _) = copy(stream, file).await.map_err(failed)?;
-        Ok(Self { path, file: Some(file) })
+        let inode = file.as_file().metadata().map_err(failed)?.ino();
+        file.keep().map_err(|e| failed(e.error))?;
+        Ok(Self { record: Record { inode: Some(inode), ..Record::intent(&path, id) }, state: State::Beside })
+    }
+
+    /// That of a restore that died, wherever it is now.
+    pub async fn adopt(record: Record) -> Result<Self, RedisError> {
+        let inode = async |path: &Path| match tokio::fs::symlink_metadata(path).await {
+            Ok(found) => Ok(Some(found.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(RedisError::File { action: "look at", path: path.to_owned(), source }),
+        };
+        let (at, there) = (inode(&record.path).await?, inode(&record.beside).await?);
+        let state = match (at, there) {
+            (Some(found), _) if record.inode == Some(found) => State::InPlace,
+            (_, Some(_)) => State::Beside,
+            _ => State::Gone,
+        };
+        Ok(Self { record, state })
     }
 }
 
 #[async_trait]
 impl Staged for FileStaged {
+    fn record(&self) -> Value {
+        json!(self.record)
+    }
+
     async fn publish(&mut self) -> Result<(), ComponentError> {
-        let Some(file) = self.file.take() else { return Ok(()) };
-        let path = self.path.clone();
+        if self.state == State::InPlace {
+            return Ok(());
+        }
+        let Record { path, beside, .. } = self.record.clone();
         let placed = on_disk(move || {
-            file.persist_noclobber(&path).map_err(|e| e.error)?;
-            std::fs::File::open(directory(&path))?.sync_all()
+            TempPath::try_from_path(beside)?.persist_noclobber(&path).map_err(|e| e.error)?;
+            sync_directory(&path)
         });
         placed.await.map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists => RedisError::Exists(self.path.clone()),
-            _ => RedisError::File { action: "put in place", path: self.path.clone(), source },
+            io::ErrorKind::AlreadyExists => RedisError::Exists(self.record.path.clone()),
+            _ => RedisError::File { action: "put in place", path: self.record.path.clone(), source },
         })?;
+        self.state = State::InPlace;
         Ok(())
     }
 
     async fn finish(self: Box<Self>) -> Result<Restored, ComponentError> {
-        let mut done = vec![format!("{} holds the RDB.", self.path.display())];
-        done.extend(howto(&self.path));
+        let path = &self.record.path;
+        let mut done = vec![format!("{} holds the RDB.", path.display())];
+        done.extend(howto(path));
         Ok(Restored { done, warnings: Vec::new() })
     }
 
     async fn undo(self: Box<Self>) -> Result<(), ComponentError> {
-        // Not yet published: the temporary file goes by itself.
-        if self.file.is_none() {
-            tokio::fs::remove_file(&self.path).await.or_else(|source| match source.kind() {
-                io::ErrorKind::NotFound => Ok(()),
-                _ => Err(RedisError::File { action: "remove", path: self.path.clone(), source }),
-            })?;
+        if self.state == State::InPlace {
+            remove(&self.record.path).await?;
         }
-        Ok(())
+        Ok(remove(&self.record.beside).await?)
     }
 }
 

@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::adopt::{Holds, Record};
 use super::bgsave::persist;
 use super::control::{Control, POLL};
 use super::endpoint::Endpoint;
-use super::keep::Kept;
-use super::master::{Master, Replica};
-use super::{RedisError, abandoned};
+use super::master::{History, Master, Replica};
+use super::{RedisError, abandoned, keep};
 use crate::component::{ByteStream, ComponentError, Restored, Staged};
 
 /// How long a server has for connecting back. It tries every second.
@@ -33,84 +34,118 @@ pub type RdbOpener = Arc<dyn Fn() -> BoxFuture<'static, io::Result<ByteStream>> 
 /// A checked RDB that waits to be loaded by a running server.
 pub struct LiveStaged {
     pub endpoint: Endpoint,
-    pub open: RdbOpener,
+    /// The RDB to load; `None` where only the old state can come back.
+    pub open: Option<RdbOpener>,
     /// Of the RDB, in bytes.
     pub length: u64,
     /// Keys that it should hold.
     pub keys: u64,
     pub keep_old: bool,
     pub cancel: CancellationToken,
-    /// What the server had when it was staged, from `publish` on: what it had right before.
-    pub kept: Option<Kept>,
-    pub published: bool,
+    pub history: History,
+    pub record: Record,
+    pub holds: Holds,
+    /// A copy of the old content that is not on this host, and its length in bytes.
+    pub safety: Option<(RdbOpener, u64)>,
     pub outcome: Restored,
 }
 
 #[async_trait]
 impl Staged for LiveStaged {
+    fn record(&self) -> Value {
+        json!(self.record)
+    }
+
     async fn publish(&mut self) -> Result<(), ComponentError> {
-        // Hours may have passed since it was staged. Only one copy is on the disk at a time.
-        self.kept = None;
-        let kept = self.cancel.run_until_cancelled(Kept::of(&self.endpoint)).await.ok_or(ComponentError::Cancelled)??;
-        match load(&self.endpoint, (self.open)(), self.length, self.keys, &self.cancel).await {
+        if self.holds == Holds::New {
+            self.save().await;
+            return Ok(());
+        }
+        let at = self.endpoint.display();
+        let Some(open) = self.open.clone() else { return Err(RedisError::NoArtifact.into()) };
+        if self.holds == Holds::Old {
+            // Hours may have passed since it was staged.
+            let keeping = keep::keep(&self.endpoint, &self.record.kept);
+            self.cancel.run_until_cancelled(keeping).await.ok_or(ComponentError::Cancelled)??;
+        }
+        match load(&self.endpoint, open(), self.length, self.keys, &self.history, &self.cancel).await {
             Ok(keys) => {
-                let at = self.endpoint.display();
                 self.outcome.done.push(format!("Redis at {at} loaded the RDB: {keys} keys; the backup noted {}.", self.keys));
-                self.kept = Some(kept);
-                self.published = true;
+                self.holds = Holds::New;
             }
             Err(Failed { error, dropped: false }) => return Err(error),
             Err(Failed { error, dropped: true }) => {
-                give_back(&self.endpoint, kept).await?;
+                self.holds = Holds::Unknown;
+                self.give_back().await?;
                 return Err(error);
             }
         }
+        self.save().await;
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<Restored, ComponentError> {
+        let kept = &self.record.kept;
+        if self.keep_old && keep::kept(kept).await?.is_some() {
+            self.outcome.done.push(format!("What it held before is kept in {}.", kept.display()));
+        } else {
+            keep::remove(kept).await?;
+        }
+        Ok(std::mem::take(&mut self.outcome))
+    }
+
+    async fn undo(mut self: Box<Self>) -> Result<(), ComponentError> {
+        if self.holds != Holds::Old {
+            self.give_back().await?;
+        }
+        Ok(keep::remove(&self.record.kept).await?)
+    }
+}
+
+impl LiveStaged {
+    async fn save(&mut self) {
         if let Err(error) = save(&self.endpoint).await {
             self.outcome.warnings.push(format!(
                 "Redis at {} holds the restored data but could not save it to its disk ({error}): have it saved before it is restarted.",
                 self.endpoint.display()
             ));
         }
-        Ok(())
     }
 
-    async fn finish(mut self: Box<Self>) -> Result<Restored, ComponentError> {
-        if let Some(kept) = self.kept.take()
-            && self.keep_old
-        {
-            self.outcome.done.push(format!("What it held before is kept in {}.", kept.stay()?.display()));
-        }
-        Ok(std::mem::take(&mut self.outcome))
-    }
-
-    async fn undo(mut self: Box<Self>) -> Result<(), ComponentError> {
-        if let Some(kept) = self.kept.take()
-            && self.published
-        {
-            give_back(&self.endpoint, kept).await?;
-        }
+    /// Loads what was kept; where that fails, its file stays. Not to be cancelled: it is what brings the old data back.
+    async fn give_back(&mut self) -> Result<(), RedisError> {
+        let at = self.endpoint.display();
+        let path = self.record.kept.clone();
+        let failed = |source| RedisError::NotGivenBack { at: at.clone(), kept: path.clone(), source: Box::new(source) };
+        let (open, length) = match (keep::kept(&path).await?, &self.safety) {
+            (Some(length), _) => {
+                let path = path.clone();
+                let open: RdbOpener = Arc::new(move || {
+                    let path = path.clone();
+                    Box::pin(async move { Ok(Box::new(tokio::fs::File::open(path).await?) as ByteStream) })
+                });
+                (open, length)
+            }
+            (None, Some((open, length))) => {
+                tracing::warn!(at, "what it held right before is not on this host: the safety backup is loaded");
+                (open.clone(), *length)
+            }
+            (None, None) => return Err(RedisError::Lost { at, kept: path }),
+        };
+        // under a history that means nothing: it holds the old data then
+        let given = match load(&self.endpoint, open(), length, 0, &History::random(), &CancellationToken::new()).await {
+            Ok(_) => save(&self.endpoint).await,
+            Err(Failed { error: ComponentError::Redis(error), .. }) => Err(error),
+            Err(Failed { error, .. }) => Err(RedisError::NotLoaded { at: at.clone(), reason: error.to_string() }),
+        };
+        given.map_err(failed)?;
+        self.holds = Holds::Old;
         Ok(())
     }
 }
 
 async fn save(endpoint: &Endpoint) -> Result<(), RedisError> {
     persist(&mut Control::open(endpoint).await?).await
-}
-
-/// Loads what was kept; where that fails, its file stays. Not to be cancelled: it is what brings the old data back.
-async fn give_back(endpoint: &Endpoint, kept: Kept) -> Result<(), RedisError> {
-    let path = kept.path();
-    let open = Box::pin(async move {
-        let file = tokio::fs::File::open(path).await?;
-        Ok(Box::new(file) as ByteStream)
-    });
-    let given = match load(endpoint, open, kept.summary.bytes, 0, &CancellationToken::new()).await {
-        Ok(_) => save(endpoint).await,
-        Err(Failed { error: ComponentError::Redis(error), .. }) => Err(error),
-        Err(Failed { error, .. }) => Err(RedisError::NotLoaded { at: endpoint.display(), reason: error.to_string() }),
-    };
-    let Err(source) = given else { return Ok(()) };
-    Err(RedisError::NotGivenBack { at: endpoint.display(), kept: kept.stay()?, source: Box::new(source) })
 }
 
 /// A load that failed.
@@ -132,6 +167,7 @@ async fn load(
     rdb: BoxFuture<'static, io::Result<ByteStream>>,
     length: u64,
     keys: u64,
+    history: &History,
     cancel: &CancellationToken,
 ) -> Result<u64, Failed> {
     let mut control = Control::open(endpoint).await?;
@@ -146,7 +182,7 @@ async fn load(
         Err(error @ RedisError::Refused { .. }) => (Err(error.into()), borrowed.give_back(&mut control).await),
         Err(error) => (Err(error.into()), reset(endpoint, control, &borrowed).await),
         Ok(_) => {
-            let loaded = serve(endpoint, &mut control, &master, rdb, length, keys, cancel).await;
+            let loaded = serve(endpoint, &mut control, &master, (rdb, history), length, keys, cancel).await;
             (loaded, reset(endpoint, control, &borrowed).await)
         }
     };
@@ -175,7 +211,7 @@ async fn serve(
     endpoint: &Endpoint,
     control: &mut Control,
     master: &Master,
-    rdb: BoxFuture<'static, io::Result<ByteStream>>,
+    (rdb, history): (BoxFuture<'static, io::Result<ByteStream>>, &History),
     length: u64,
     keys: u64,
     cancel: &CancellationToken,
@@ -190,7 +226,7 @@ async fn serve(
                 return Err(RedisError::Unreached { at: at.clone(), from, seconds: CONNECT_BACK.as_secs() });
             }
         };
-        replica.feed(rdb, length).await.map_err(send)?;
+        replica.feed(rdb, length, history).await.map_err(send)?;
         Ok(replica)
     };
     let Some(replica) = cancel.run_until_cancelled(transfer).await else {

@@ -12,8 +12,10 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::connect::line;
+use super::info::Info;
 use super::rdb::Verifier;
 use crate::component::ByteStream;
+use crate::name::RestoreId;
 
 /// For the handshake of one connection, most of all of one that is not a replica at all.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -62,6 +64,28 @@ impl Master {
     }
 }
 
+/// The replication ID under which a server loads an RDB. It bears it from when it has loaded the whole of it (`master_replid` of INFO), and
+/// when it is made a master again as that of its past (`master_replid2`), until it is restarted (`shiftReplicationId` in replication.c).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History(String);
+
+impl History {
+    /// Of that restore: tells whether the server holds what it has loaded.
+    pub fn of(id: RestoreId) -> Self {
+        Self(id.to_string().repeat(5))
+    }
+
+    /// One that means nothing.
+    pub fn random() -> Self {
+        Self(token())
+    }
+
+    /// Whether the server has loaded an RDB under it.
+    pub fn is_of(&self, info: &Info) -> bool {
+        info.is("master_replid", &self.0) || info.is("master_replid2", &self.0)
+    }
+}
+
 /// A replica that has asked for the data.
 pub struct Replica {
     wire: BufReader<TcpStream>,
@@ -73,9 +97,9 @@ impl Replica {
     ///
     /// # Errors
     /// When `rdb` fails, is not a whole RDB of `length` bytes, or the replica goes away. None of these has changed its data.
-    pub async fn feed(&mut self, rdb: impl Future<Output = io::Result<ByteStream>>, length: u64) -> io::Result<()> {
+    pub async fn feed(&mut self, rdb: impl Future<Output = io::Result<ByteStream>>, length: u64, history: &History) -> io::Result<()> {
         let Self { wire } = self;
-        wire.write_all(format!("+FULLRESYNC {} 0\r\n", token()).as_bytes()).await?;
+        wire.write_all(format!("+FULLRESYNC {} 0\r\n", history.0).as_bytes()).await?;
         let mut verifier = Verifier::default();
         let (mut rdb, mut held) = alive(wire, async {
             let mut rdb = rdb.await?;

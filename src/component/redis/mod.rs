@@ -10,6 +10,7 @@ use crate::name::ComponentName;
 use crate::secret::Secret;
 
 mod abandoned;
+mod adopt;
 mod bgsave;
 mod compat;
 mod connect;

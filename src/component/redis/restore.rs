@@ -5,23 +5,26 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use percent_encoding::percent_decode_str;
+use serde_json::json;
 use tokio::io::AsyncReadExt;
+use tokio_util::sync::CancellationToken;
 
-use super::abandoned;
+use super::adopt::{self, Holds, Record, look};
 use super::control::{Control, text};
 use super::endpoint::Endpoint;
-use super::file::{FileStaged, free, howto};
+use super::file::{self, FileStaged, free, howto};
 use super::info::Info;
-use super::keep::Kept;
 use super::live::{LiveStaged, RdbOpener};
+use super::master::History;
 use super::rdb::{RdbSummary, Verifier};
 use super::replication::probe;
-use super::{RedisError, RedisOptions};
+use super::{RedisError, RedisOptions, abandoned, keep};
 use crate::component::{
-    ByteStream, ComponentError, Destination, Plan, RestoreOptions, Restored, Restorer, RunContext, Staged, StoredComponent,
+    ByteStream, ComponentError, Destination, Intent, Left, Plan, Progress, RestoreOptions, Restored, Restorer, RunContext, Staged,
+    StoredComponent, state,
 };
 use crate::manifest::{self, Format};
-use crate::name::ComponentName;
+use crate::name::{ComponentName, RestoreId};
 
 const CHUNK: usize = 256 << 10;
 
@@ -86,6 +89,58 @@ impl Restorer for RedisRestorer {
         Ok(Plan { steps, ..Plan::default() })
     }
 
+    async fn intent(&self, _: &manifest::Component, options: &RestoreOptions, id: RestoreId) -> Result<Intent, ComponentError> {
+        Ok(match self.place(&options.to)? {
+            Place::File(path) => {
+                Intent { places: vec![format!("file {}", path.display())], record: json!(file::Record::intent(&path, id)) }
+            }
+            Place::Live(endpoint) => {
+                let record = Record { kept: keep::path(&self.options.name, id), run: None, diskless: None };
+                Intent { places: vec![format!("Redis {}", endpoint.display())], record: json!(record) }
+            }
+        })
+    }
+
+    async fn adopt(&self, left: &Left) -> Result<Box<dyn Staged>, ComponentError> {
+        let record = left.record.clone();
+        let endpoint = match self.place(&left.options.to)? {
+            Place::File(_) => {
+                let record = serde_json::from_value(record).map_err(RedisError::Journal)?;
+                return Ok(Box::new(FileStaged::adopt(record).await?));
+            }
+            Place::Live(endpoint) => endpoint,
+        };
+        let record: Record = serde_json::from_value(record).map_err(RedisError::Journal)?;
+        let history = History::of(left.id);
+        let holds = match left.progress {
+            Progress::Staging | Progress::Staged => Holds::Old,
+            Progress::Switching => {
+                look(&endpoint, &history, &record).await?;
+                adopt::free(&endpoint, &record).await?;
+                // what it was told before it was freed it may still have done
+                look(&endpoint, &history, &record).await?
+            }
+        };
+        let rdb = |stored: &StoredComponent| -> Result<(RdbOpener, u64), RedisError> {
+            let artifact = rdb_of(&stored.component)?;
+            Ok((opener(stored, artifact), artifact.raw_bytes))
+        };
+        let (open, length) = left.stored.as_ref().map(rdb).transpose()?.unzip();
+        Ok(Box::new(LiveStaged {
+            endpoint,
+            open,
+            length: length.unwrap_or_default(),
+            keys: left.stored.as_ref().map(|stored| noted_keys(&stored.component)).unwrap_or_default(),
+            keep_old: left.options.keep_old,
+            cancel: CancellationToken::new(),
+            history,
+            record,
+            holds,
+            safety: left.safety.as_ref().map(rdb).transpose()?,
+            outcome: Restored::default(),
+        }))
+    }
+
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
         let staging = self.build(part, options, run);
         run.cancel.run_until_cancelled(staging).await.ok_or(ComponentError::Cancelled)?
@@ -95,15 +150,11 @@ impl Restorer for RedisRestorer {
 impl RedisRestorer {
     async fn build(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
         let artifact = rdb_of(&part.component)?.clone();
-        let opener = part.open.clone();
-        let open: RdbOpener = {
-            let artifact = artifact.clone();
-            Arc::new(move || opener(&artifact))
-        };
+        let open = opener(part, &artifact);
         let endpoint = match self.place(&options.to)? {
             Place::File(path) => {
                 let stream = open().await.map_err(RedisError::Stored)?;
-                return Ok(Box::new(FileStaged::write(path, stream).await?));
+                return Ok(Box::new(FileStaged::write(path, run.id, stream).await?));
             }
             Place::Live(endpoint) => endpoint,
         };
@@ -112,26 +163,36 @@ impl RedisRestorer {
         if abandoned {
             abandoned::free(&mut control).await?;
         }
+        let diskless = control.config("repl-diskless-load").await?;
         drop(control);
         let summary = prove(open().await.map_err(RedisError::Stored)?).await?;
         if summary.bytes != artifact.raw_bytes {
             return Err(RedisError::Length { bytes: summary.bytes, noted: artifact.raw_bytes }.into());
         }
         // Both a rehearsal of what `publish` does, and the surest word on what this server reads: it is what it writes.
-        let kept = Kept::of(&endpoint).await?;
-        loads(&info, summary.version, Some(kept.summary.version))?;
+        let record = Record { kept: keep::path(&self.options.name, run.id), run: info.text("run_id").map(str::to_owned), diskless };
+        let rehearsed = keep::rehearse(&endpoint, &record.kept).await?;
+        loads(&info, summary.version, Some(rehearsed.version))?;
         Ok(Box::new(LiveStaged {
             endpoint,
-            open,
+            open: Some(open),
             length: summary.bytes,
             keys: noted_keys(&part.component),
             keep_old: options.keep_old,
             cancel: run.cancel.clone(),
-            kept: Some(kept),
-            published: false,
+            history: History::of(run.id),
+            record,
+            holds: Holds::Old,
+            safety: None,
             outcome: Restored::default(),
         }))
     }
+}
+
+/// Opens the component's RDB as often as it is called.
+fn opener(stored: &StoredComponent, artifact: &manifest::Artifact) -> RdbOpener {
+    let (open, artifact) = (stored.open.clone(), artifact.clone());
+    Arc::new(move || open(&artifact))
 }
 
 /// Reads the whole stream: its hash is proved by its end, its form here.
@@ -168,11 +229,7 @@ async fn live_steps(endpoint: &Endpoint, part: &manifest::Component, options: &R
         steps.push(format!("First make {at} a master again: a restore that was killed has left it a replica of nobody, without writes."));
     }
     steps.extend([
-        format!(
-            "Read the RDB once and check it; keep what {} at {at} holds as an RDB in {}.",
-            info.server(),
-            std::env::temp_dir().display()
-        ),
+        format!("Read the RDB once and check it; keep what {} at {at} holds as an RDB in {}.", info.server(), state::directory().display()),
         format!(
             "Replace all {keys} keys of all databases of {at} by the backup's {}; it fetches the RDB from this program at {}.",
             noted_keys(part),
