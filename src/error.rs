@@ -77,11 +77,17 @@ impl Error {
                 error if error.is_missing() => 10,
                 RestoreError::NotCleaned { .. } => 3,
                 RestoreError::Cancelled => 130,
+                RestoreError::Busy { .. } => 11,
+                RestoreError::Unfinished { .. } | RestoreError::OnlyBack | RestoreError::OnlyForward => 2,
                 RestoreError::NotInBackup { .. }
                 | RestoreError::Lost { .. }
                 | RestoreError::Refused { .. }
                 | RestoreError::Failed { .. }
-                | RestoreError::NotUndone { .. } => {
+                | RestoreError::NotUndone { .. }
+                | RestoreError::NotTaken { .. }
+                | RestoreError::NotResumed { .. }
+                | RestoreError::NotRolledBack { .. }
+                | RestoreError::Journal(_) => {
                     if error.is_damage() {
                         12
                     } else {

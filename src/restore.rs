@@ -1,10 +1,15 @@
 //! Bringing a backup back: a plan that touches nothing, then all components staged beside what is in service, then all switched.
 //!
 //! Order laws: everything is staged, and with that verified, before anything is switched; switches go PostgreSQL, directories, Redis; if
-//! one fails, those before it are switched back. What was replaced is dropped only after the last switch.
+//! one fails, those before it are switched back. What was replaced is dropped only after the last switch. Each of these steps is on record
+//! in a [`journal`] before it is made, so that another process can end what this one has begun ([`recover`]).
+
+pub mod journal;
+pub mod recover;
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
@@ -12,9 +17,10 @@ use crate::chain;
 use crate::component::{ArtifactOpener, ComponentError, Plan, RestoreOptions, Restored, Restorer, RunContext, Staged, StoredComponent};
 use crate::fetch;
 use crate::manifest::{self, ComponentStatus, Kind, Manifest};
-use crate::name::{BackupName, ComponentName};
+use crate::name::{BackupName, ComponentName, RestoreId};
 use crate::pipeline::{Progress, UnpackError};
 use crate::storage::Target;
+use journal::{Ending, Entry, Journal, JournalError, Ledger, Step};
 
 /// Why a restore did not happen, or not wholly.
 #[derive(Debug, Error)]
@@ -35,12 +41,36 @@ pub enum RestoreError {
         #[source]
         source: ComponentError,
     },
-    #[error("restore `{component}` failed ({cause}), and bringing back what was there before failed for {}", undo.join("; "))]
-    NotUndone { component: ComponentName, cause: String, undo: Vec<String> },
+    #[error("the restore failed ({cause}), and bringing back what was there before failed for {}", undo.join("; "))]
+    NotUndone { cause: String, undo: Vec<String> },
     #[error("everything is restored, but something was left behind: {}", reasons.join("; "))]
     NotCleaned { reasons: Vec<String> },
     #[error("the restore was cancelled: what was there before is in service")]
     Cancelled,
+    #[error("keep the journal of the restore")]
+    Journal(#[from] JournalError),
+    #[error("another restore, of backup `{backup}`, is under way and replaces {place}: {holder}")]
+    Busy { backup: BackupName, place: String, holder: String },
+    #[error("a restore of backup `{backup}` that was begun at {} was not finished, and has switched some components", begun.format("%Y-%m-%d %H:%M:%S UTC"))]
+    Unfinished { backup: BackupName, begun: DateTime<Utc>, journal: String },
+    #[error("take over the unfinished restore of `{component}`")]
+    NotTaken {
+        component: ComponentName,
+        #[source]
+        source: ComponentError,
+    },
+    #[error("resume the restore of `{component}`")]
+    NotResumed {
+        component: ComponentName,
+        #[source]
+        source: ComponentError,
+    },
+    #[error("bring back what was there before: {}", reasons.join("; "))]
+    NotRolledBack { reasons: Vec<String> },
+    #[error("this restore was being rolled back when it was interrupted: what it had made is not whole any more")]
+    OnlyBack,
+    #[error("this restore had switched everything and was removing the old state when it was interrupted")]
+    OnlyForward,
 }
 
 impl RestoreError {
@@ -63,12 +93,31 @@ impl RestoreError {
             Self::NotInBackup { .. } => Some("`listbackups` shows what each backup holds.".into()),
             error if error.is_damage() => Some("Restore from another target, or an older backup; check the store's disks.".into()),
             Self::Refused { source, .. } | Self::Failed { source, .. } => source.advice(),
-            Self::NotUndone { .. } => Some("Do not start the application. The old state still exists under the names above.".into()),
-            Self::NotCleaned { .. } => Some("Remove it by hand; the restored state is in service.".into()),
+            Self::NotUndone { .. } => {
+                Some("Do not start the application. Remove the cause, then run `restore --rollback`: the old state still exists.".into())
+            }
+            Self::NotCleaned { .. } => Some("The restored state is in service. `restore --resume` tries again to remove the rest.".into()),
+            Self::Journal(_) => Some("Allow this user to write to the target, or to $STATE_DIRECTORY.".into()),
+            Self::Busy { .. } => {
+                Some("Wait for it to end. One that was killed is noticed two minutes later, and at once on its own machine.".into())
+            }
+            Self::Unfinished { journal, .. } => Some(format!(
+                "Run `restore --resume` to go on with it, or `restore --rollback` to bring back what was there before; then restore what you \
+                 want. Its journal is {journal}."
+            )),
+            Self::NotTaken { source, .. } => source.advice().or_else(|| Some(AGAIN.into())),
+            Self::NotResumed { source, .. } => source.advice().map(|advice| format!("{advice} {AGAIN}")).or_else(|| Some(AGAIN.into())),
+            Self::NotRolledBack { .. } => {
+                Some("Do not start the application. Remove the cause, then run `restore --rollback` again.".into())
+            }
+            Self::OnlyBack => Some("Run `restore --rollback`.".into()),
+            Self::OnlyForward => Some("Run `restore --resume`.".into()),
             Self::Cancelled => None,
         }
     }
 }
+
+const AGAIN: &str = "Do not start the application. Remove the cause, then run `restore --resume` again, or `restore --rollback`.";
 
 /// One component of a restore.
 pub struct Part {
@@ -78,6 +127,7 @@ pub struct Part {
 
 /// A restore, ready to be planned and carried out.
 pub struct Restore {
+    target: Target,
     manifest: Manifest,
     open: ArtifactOpener,
     parts: Vec<(manifest::Component, Part)>,
@@ -107,7 +157,7 @@ impl Restore {
             Kind::Redis => 2,
         });
         let open = fetch::opener(target.clone(), manifest.name.clone(), progress);
-        Ok(Self { manifest, open, parts: chosen })
+        Ok(Self { target: target.clone(), manifest, open, parts: chosen })
     }
 
     pub fn manifest(&self) -> &Manifest {
@@ -126,51 +176,167 @@ impl Restore {
         Ok(plans)
     }
 
-    /// Carries it out. A cancellation counts until the first switch; from then on it runs to its end.
-    pub async fn execute(&self, cancel: &CancellationToken) -> Result<Vec<(ComponentName, Restored)>, RestoreError> {
-        let mut staged: Vec<(ComponentName, Box<dyn Staged>)> = Vec::new();
+    /// What it is about to make under the mark `id`, for its journal. Touches nothing.
+    ///
+    /// # Errors
+    /// [`RestoreError::Refused`].
+    pub async fn steps(&self, id: RestoreId) -> Result<Vec<Step>, RestoreError> {
+        let mut steps = Vec::new();
         for (component, part) in &self.parts {
+            let intent = part.restorer.intent(component, &part.options, id).await;
+            let intent = intent.map_err(|source| RestoreError::Refused { component: component.name.clone(), source })?;
+            steps.push(Step {
+                component: component.name.clone(),
+                kind: component.kind,
+                options: journal::without_passwords(&part.options),
+                places: intent.places,
+                staged: false,
+                record: intent.record,
+            });
+        }
+        Ok(steps)
+    }
+
+    /// What it would replace. Touches nothing.
+    ///
+    /// # Errors
+    /// [`RestoreError::Refused`].
+    pub async fn places(&self) -> Result<Vec<String>, RestoreError> {
+        Ok(self.steps(RestoreId::random()).await?.into_iter().flat_map(|step| step.places).collect())
+    }
+
+    /// Opens its journal.
+    ///
+    /// # Errors
+    /// [`RestoreError::Busy`] and [`RestoreError::Unfinished`] when another has one for the same places; [`RestoreError::Journal`].
+    pub async fn begin(&self, ledger: &Ledger, safety: Option<BackupName>, now: DateTime<Utc>) -> Result<Journal, RestoreError> {
+        let id = RestoreId::random();
+        let mut entry = Entry::new(id, self.manifest.name.clone(), self.target.name().clone(), now, self.steps(id).await?);
+        entry.safety = safety;
+        let journal = Journal::create(&self.target, entry).await?;
+        let places: Vec<String> = journal.entry().parts.iter().flat_map(|part| part.places.clone()).collect();
+        let others = ledger.find().await;
+        match others.iter().filter(|found| found.entry.id != id).find_map(|found| found.conflict(&places)) {
+            None => Ok(journal),
+            Some(error) => {
+                journal.close().await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Carries it out. A cancellation counts until the first switch; from then on it runs to its end. Without a journal nobody can end what
+    /// this process has begun: that is for places that are thrown away.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; as long as something is left of it, the journal stays.
+    pub async fn execute(
+        &self,
+        journal: Option<Journal>,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<(ComponentName, Restored)>, RestoreError> {
+        let mut log = Log(journal);
+        let mut staged: Vec<(ComponentName, Box<dyn Staged>)> = Vec::new();
+        let id = log.0.as_ref().map_or_else(RestoreId::random, |journal| journal.entry().id);
+        for (at, (component, part)) in self.parts.iter().enumerate() {
             tracing::info!(component = %component.name, "staging");
-            let run = RunContext { cancel: cancel.child_token(), ..RunContext::default() };
+            let run = RunContext { cancel: cancel.child_token(), id, ..RunContext::default() };
             let stored = StoredComponent { component: component.clone(), open: self.open.clone() };
             match part.restorer.stage(&stored, &part.options, &run).await {
-                Ok(state) => staged.push((component.name.clone(), state)),
-                Err(source) => return Err(undo(staged, component.name.clone(), source, cancel).await),
+                Ok(state) => {
+                    let noted = log.staged(at, &*state).await;
+                    staged.push((component.name.clone(), state));
+                    if let Err(error) = noted {
+                        return Err(undo(log, staged, Cause::Journal(error), cancel).await);
+                    }
+                }
+                Err(source) => return Err(undo(log, staged, Cause::Component(component.name.clone(), source), cancel).await),
             }
         }
-        if cancel.is_cancelled() {
-            let last = self.parts.last().map(|(c, _)| c.name.clone());
-            if let Some(component) = last {
-                return Err(undo(staged, component, ComponentError::Cancelled, cancel).await);
-            }
+        if cancel.is_cancelled()
+            && let Some((component, _)) = self.parts.last()
+        {
+            return Err(undo(log, staged, Cause::Component(component.name.clone(), ComponentError::Cancelled), cancel).await);
         }
         for at in 0..staged.len() {
+            if let Err(error) = log.switching(at).await {
+                return Err(undo(log, staged, Cause::Journal(error), cancel).await);
+            }
             let (name, state) = &mut staged[at];
             tracing::info!(component = %name, "switching");
             if let Err(source) = state.publish().await {
                 let name = name.clone();
-                return Err(undo(staged, name, source, cancel).await);
+                return Err(undo(log, staged, Cause::Component(name, source), cancel).await);
             }
         }
-        let mut restored = Vec::new();
-        let mut reasons = Vec::new();
-        for (name, state) in staged {
-            match state.finish().await {
-                Ok(done) => restored.push((name, done)),
-                Err(error) => reasons.push(format!("{name}: {}", chain::describe(&error))),
-            }
+        if let Err(error) = log.ending(Ending::New).await {
+            // what is removed now nobody could tell from what is to come back
+            log.release().await;
+            return Err(RestoreError::NotCleaned { reasons: vec![chain::describe(&error)] });
         }
-        if reasons.is_empty() { Ok(restored) } else { Err(RestoreError::NotCleaned { reasons }) }
+        let restored = recover::finish(staged).await;
+        match &restored {
+            Ok(_) => log.close().await,
+            Err(_) => log.release().await,
+        }
+        restored
     }
 }
 
+/// The journal, if there is one.
+struct Log(Option<Journal>);
+
+impl Log {
+    async fn staged(&mut self, at: usize, state: &dyn Staged) -> Result<(), JournalError> {
+        match &mut self.0 {
+            Some(journal) => journal.staged(at, state.record()).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn switching(&mut self, at: usize) -> Result<(), JournalError> {
+        match &mut self.0 {
+            Some(journal) => journal.switching(at).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn ending(&mut self, ending: Ending) -> Result<(), JournalError> {
+        match &mut self.0 {
+            Some(journal) => journal.ending(ending).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What it tells of is over, whether that can be noted or not: then it is found again, and nothing is to be done.
+    async fn close(self) {
+        if let Some(journal) = self.0
+            && let Err(error) = journal.close().await
+        {
+            tracing::warn!("{}: the next restore removes it", chain::describe(&error));
+        }
+    }
+
+    async fn release(self) {
+        if let Some(journal) = self.0 {
+            journal.release().await;
+        }
+    }
+}
+
+/// Why everything is brought back.
+enum Cause {
+    Component(ComponentName, ComponentError),
+    Journal(JournalError),
+}
+
 /// Brings everything back, in reverse order, and says why.
-async fn undo(
-    staged: Vec<(ComponentName, Box<dyn Staged>)>,
-    component: ComponentName,
-    source: ComponentError,
-    cancel: &CancellationToken,
-) -> RestoreError {
+async fn undo(mut log: Log, staged: Vec<(ComponentName, Box<dyn Staged>)>, cause: Cause, cancel: &CancellationToken) -> RestoreError {
+    if !staged.is_empty()
+        && let Err(error) = log.ending(Ending::Old).await
+    {
+        tracing::warn!("{}: everything is brought back all the same", chain::describe(&error));
+    }
     let mut failures = Vec::new();
     for (name, state) in staged.into_iter().rev() {
         if let Err(error) = state.undo().await {
@@ -178,7 +344,17 @@ async fn undo(
         }
     }
     if !failures.is_empty() {
-        return RestoreError::NotUndone { component, cause: chain::describe(&source), undo: failures };
+        log.release().await;
+        let cause = match &cause {
+            Cause::Component(name, source) => format!("`{name}`: {}", chain::describe(source)),
+            Cause::Journal(error) => chain::describe(error),
+        };
+        return RestoreError::NotUndone { cause, undo: failures };
     }
-    if cancel.is_cancelled() { RestoreError::Cancelled } else { RestoreError::Failed { component, source } }
+    log.close().await;
+    match cause {
+        _ if cancel.is_cancelled() => RestoreError::Cancelled,
+        Cause::Component(component, source) => RestoreError::Failed { component, source },
+        Cause::Journal(error) => RestoreError::Journal(error),
+    }
 }

@@ -126,8 +126,14 @@ pub(super) struct RestoreArgs {
     #[arg(short = 'i')]
     pub(super) _interactive: bool,
     /// Name of a backup, or `latest`: the newest complete one
-    #[arg(required_unless_present = "before")]
+    #[arg(required_unless_present_any = ["before", "resume", "rollback"])]
     pub(super) name: Option<String>,
+    /// Go on with a restore that was interrupted
+    #[arg(long, conflicts_with_all = ["name", "before", "rollback", "only", "database", "job", "target"])]
+    pub(super) resume: bool,
+    /// Bring back what was there before a restore that was interrupted
+    #[arg(long, conflicts_with_all = ["name", "before", "only", "database", "job", "target"])]
+    pub(super) rollback: bool,
     /// Only these components, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "COMPONENT,…")]
     pub(super) only: Vec<ComponentName>,

@@ -13,6 +13,7 @@ mod output;
 mod part;
 mod progress;
 mod prune;
+mod recover;
 mod restore;
 mod verify;
 mod worker;

@@ -6,10 +6,11 @@ use tokio_util::sync::CancellationToken;
 use super::args::{Global, RestoreArgs};
 use super::choose::Wanted;
 use super::progress::Progress;
-use super::{choose, open_catalogs, output, part};
+use super::recover::Finder;
+use super::{choose, open_catalogs, output, part, recover};
 use crate::assembly;
 use crate::clock::{Clock, SystemClock};
-use crate::component::{Destination, RestoreOptions};
+use crate::component::{Destination, RestoreOptions, Restored};
 use crate::config::Settings;
 use crate::error::Error;
 use crate::manifest::{ComponentStatus, Kind, Manifest};
@@ -18,6 +19,9 @@ use crate::pipeline;
 use crate::restore::{Part, Restore};
 
 pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs, cancel: &CancellationToken) -> Result<(), Error> {
+    if args.resume || args.rollback {
+        return recover::run(global, settings, args, cancel).await;
+    }
     let destinations = args.into.iter().map(|text| parse_destination(text)).collect::<Result<Vec<_>, _>>()?;
     let (catalogs, unread) = open_catalogs(settings, args.target.as_ref())?;
     let wanted = Wanted { name: args.name.as_deref(), job: args.job.as_ref(), only: &args.only, before: args.before };
@@ -25,6 +29,8 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs,
     let progress = pipeline::Progress::default();
     let parts = parts(settings, &manifest, &args, destinations)?;
     let restore = Restore::new(&target, manifest, parts, progress.clone())?;
+    let finder = Finder::open(settings)?;
+    finder.make_way(&restore, args.dry_run).await?;
     let plan = restore.plan().await?;
 
     let say: fn(&str) -> Result<(), Error> = if args.dry_run && !args.json {
@@ -51,14 +57,20 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs,
         confirmed()?;
     }
 
+    let journal = restore.begin(&finder.ledger, None, SystemClock.now()).await?;
     let shown = Progress::show(global, "fetched", progress);
-    let restored = restore.execute(cancel).await;
+    let restored = restore.execute(Some(journal), cancel).await;
     drop(shown);
     let restored = restored?;
     if args.json {
         let components = restored.iter().map(|(name, r)| json!({"name": name, "done": r.done, "warnings": r.warnings})).collect::<Vec<_>>();
         return output::json(&json!({"name": restore.manifest().name, "target": target.name(), "components": components}));
     }
+    print_restored(restored)
+}
+
+/// What came of each component.
+pub(super) fn print_restored(restored: Vec<(ComponentName, Restored)>) -> Result<(), Error> {
     for (component, restored) in restored {
         restored.done.iter().try_for_each(|line| output::answer(&format!("{component}: {line}")))?;
         restored.warnings.iter().try_for_each(|line| output::answer(&format!("{component}: warning: {line}")))?;
@@ -66,7 +78,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs,
     Ok(())
 }
 
-fn confirmed() -> Result<(), Error> {
+pub(super) fn confirmed() -> Result<(), Error> {
     match output::confirm("Are you sure you want to continue?") {
         Some(true) => Ok(()),
         Some(false) => Err(Error::Usage { what: "not confirmed; nothing was changed".into(), advice: None }),
@@ -77,7 +89,7 @@ fn confirmed() -> Result<(), Error> {
     }
 }
 
-fn parse_destination(text: &str) -> Result<(ComponentName, String), Error> {
+pub(super) fn parse_destination(text: &str) -> Result<(ComponentName, String), Error> {
     let usage = || Error::Usage {
         what: format!("`--into {}` is not COMPONENT=DESTINATION", text.split_once('=').map_or("…", |(name, _)| name)),
         advice: Some("For example `--into media=/tmp/look`.".into()),

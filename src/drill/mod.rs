@@ -300,7 +300,7 @@ impl Drill {
         let restored = async {
             let restore = Restore::new(&self.target, self.manifest.clone(), vec![part], self.progress.clone())?;
             restore.plan().await?;
-            restore.execute(cancel).await
+            restore.execute(None, cancel).await
         };
         match restored.await {
             Ok(components) => {
