@@ -12,6 +12,7 @@ use crate::component::ComponentError;
 use crate::config::{Loaded, Settings};
 use crate::error::Error;
 use crate::name::TargetName;
+use crate::schedule::Schedule;
 use crate::storage::{Access, StorageError, Target};
 
 /// How many of a job's next times are shown.
@@ -68,17 +69,15 @@ pub(super) async fn run(loaded: &Loaded, args: CheckArgs) -> Result<(), Error> {
 fn jobs(settings: &Settings) -> Vec<Finding> {
     let now = Utc::now();
     let finding = |job: &crate::config::JobSettings| {
-        let text = match &job.schedule {
-            None => "by hand only".to_owned(),
-            Some(schedule) => {
-                let times: Vec<String> = schedule
-                    .next_n(now, TIMES)
-                    .into_iter()
-                    .map(|t| t.with_timezone(&schedule.zone()).format("%Y-%m-%d %H:%M:%S %:z").to_string())
-                    .collect();
-                format!("`{}` ({}): next at {}", schedule.text(), schedule.zone(), times.join(", "))
-            }
+        let next = |schedule: &Schedule| {
+            let times = schedule.next_n(now, TIMES).into_iter();
+            let times: Vec<String> = times.map(|t| t.with_timezone(&schedule.zone()).format("%Y-%m-%d %H:%M:%S %:z").to_string()).collect();
+            format!("`{}` ({}): next at {}", schedule.text(), schedule.zone(), times.join(", "))
         };
+        let mut text = job.schedule.as_ref().map_or_else(|| "by hand only".to_owned(), next);
+        if let Some(drill) = &job.drill {
+            text.push_str(&format!("; drill {}", next(drill)));
+        }
         Finding { subject: format!("job {}", job.name), verdict: Verdict::Ok, text }
     };
     settings.jobs.iter().map(finding).collect()

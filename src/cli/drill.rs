@@ -45,7 +45,7 @@ pub(super) struct Report {
     left_out: Vec<ComponentName>,
     /// What is wrong with the list of checksums.
     sums: Option<Outcome>,
-    pub(super) took: Duration,
+    took: Duration,
 }
 
 /// Drills the components `only` of a backup, or all that it holds, and records the verdict. Cancelled, all is removed before it returns.

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use super::args::Global;
-use super::{load_config, output};
+use super::{drill, load_config, output};
 use crate::assembly;
 use crate::catalog::Catalog;
 use crate::chain::describe;
@@ -15,10 +15,11 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Settings;
 use crate::error::Error;
 use crate::job::{self, JobError, Request};
+use crate::manifest::Manifest;
 use crate::name::JobName;
-use crate::pipeline::Engine;
-use crate::storage::Access;
-use crate::worker::{Ended, Options, Pace, PlannedJob, RunOutcome, Runner, Worker, health, signals};
+use crate::pipeline::{Engine, Progress};
+use crate::storage::{Access, StorageError, Target};
+use crate::worker::{DrillOutcome, Ended, Options, Pace, PlannedJob, RunOutcome, Runner, Worker, health, signals};
 
 pub(super) async fn run(global: &Global) -> Result<(), Error> {
     let orders = signals::orders().map_err(|source| Error::Io { action: "listen for signals".into(), source })?;
@@ -64,6 +65,7 @@ impl Runner for Jobs {
         let planned = self.settings.jobs.iter().map(|job| PlannedJob {
             name: job.name.clone(),
             schedule: job.schedule.clone(),
+            drill: job.drill.clone(),
             catch_up: job.catch_up,
             jitter: job.jitter,
             timeout: job.timeout,
@@ -88,6 +90,38 @@ impl Runner for Jobs {
         }
     }
 
+    async fn drill(&self, name: &JobName, cancel: CancellationToken) -> DrillOutcome {
+        let Some(settings) = self.settings.jobs.iter().find(|j| j.name == *name) else {
+            return DrillOutcome::Unable(format!("job `{name}` is not configured"));
+        };
+        let mut newest: Option<(Target, Manifest)> = None;
+        let mut trouble = Vec::new();
+        for (_, target) in assembly::targets(&self.settings, &settings.targets, Access::Read) {
+            match newest_in(target, name).await {
+                // of equal names the first target wins, as it is configured
+                Ok(Some((_, found))) if newest.as_ref().is_some_and(|(_, known)| known.name >= found.name) => {}
+                Ok(Some(found)) => newest = Some(found),
+                Ok(None) => {}
+                Err(error) => trouble.push(describe(&error)),
+            }
+        }
+        let Some((target, manifest)) = newest else {
+            return if trouble.is_empty() { DrillOutcome::NoBackup } else { DrillOutcome::Unable(trouble.join("; ")) };
+        };
+        trouble.iter().for_each(|why| tracing::warn!("a newer backup may be in a target that cannot be asked: {why}"));
+        let backup = manifest.name.clone();
+        match drill::drill(&self.settings, &target, manifest, &[], Progress::default(), &cancel).await {
+            Ok(report) => match report.result() {
+                Ok(()) if report.gaps().is_empty() => DrillOutcome::Passed(backup),
+                Ok(()) => DrillOutcome::Incomplete(backup, report.gaps().join("; ")),
+                Err(Error::Incomplete(reason)) => DrillOutcome::Unable(reason),
+                Err(error) => DrillOutcome::Failed(describe(&error)),
+            },
+            Err(Error::Cancelled) => DrillOutcome::Cancelled,
+            Err(error) => DrillOutcome::Unable(describe(&error)),
+        }
+    }
+
     async fn last_complete(&self, name: &JobName) -> Result<Option<DateTime<Utc>>, String> {
         let Some(settings) = self.settings.jobs.iter().find(|j| j.name == *name) else { return Ok(None) };
         let mut newest = None;
@@ -105,4 +139,14 @@ impl Runner for Jobs {
         }
         if newest.is_none() && !trouble.is_empty() { Err(trouble.join("; ")) } else { Ok(newest) }
     }
+}
+
+/// The newest complete backup of the whole job in a target, which may not exist yet.
+async fn newest_in(target: Result<Target, StorageError>, job: &JobName) -> Result<Option<(Target, Manifest)>, StorageError> {
+    let target = match target {
+        Ok(target) => target,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(Catalog::new(target.clone()).newest(job).await?.map(|manifest| (target, manifest)))
 }

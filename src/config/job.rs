@@ -33,7 +33,8 @@ pub(super) fn options(name: &str, raw: &RawJob, config: &RawConfig, check: &mut 
         check.fault(&["jobs", name, "stall_timeout"], "must be longer than 0s: a stream that stalls would hold the job for ever");
     }
     Some(JobSettings {
-        schedule: schedule(name, raw, check),
+        schedule: schedule(name, raw, ("schedule", &raw.schedule), check),
+        drill: schedule(name, raw, ("drill", &raw.drill), check),
         components,
         targets,
         policy: policy(name, raw, check),
@@ -70,13 +71,14 @@ fn chosen<N: FromStr>(list: &[String], known: &[&str], path: &[&str], what: &str
     names
 }
 
-fn schedule(name: &str, raw: &RawJob, check: &mut Check<'_>) -> Option<Schedule> {
-    if raw.schedule.is_empty() {
+/// The schedule that a key of the job holds.
+fn schedule(name: &str, raw: &RawJob, (key, text): (&str, &str), check: &mut Check<'_>) -> Option<Schedule> {
+    if text.is_empty() {
         return None;
     }
     let from_tz = raw.timezone.is_empty();
     let zone = if from_tz { check.options.env.get("TZ").map_or("UTC".into(), |tz| zone_of_tz(tz)) } else { raw.timezone.clone() };
-    match Schedule::parse(&raw.schedule, &zone) {
+    match Schedule::parse(text, &zone) {
         Ok(schedule) => Some(schedule),
         Err(e @ ScheduleError::Zone(_)) if from_tz => {
             let text = format!("{e}; set `timezone` of the job, or `TZ` to a name such as `Europe/Berlin`");
@@ -84,7 +86,7 @@ fn schedule(name: &str, raw: &RawJob, check: &mut Check<'_>) -> Option<Schedule>
             None
         }
         Err(e) => {
-            let key = if matches!(e, ScheduleError::Zone(_)) { "timezone" } else { "schedule" };
+            let key = if matches!(e, ScheduleError::Zone(_)) { "timezone" } else { key };
             check.fault(&["jobs", name, key], e.to_string());
             None
         }

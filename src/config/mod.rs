@@ -141,6 +141,8 @@ pub struct JobSettings {
     pub name: JobName,
     /// `None`: only by hand.
     pub schedule: Option<Schedule>,
+    /// When the newest complete backup is restored for a trial; `None`: only by hand.
+    pub drill: Option<Schedule>,
     /// At least one.
     pub components: Vec<ComponentName>,
     /// At least one.

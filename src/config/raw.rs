@@ -162,9 +162,8 @@ pub(super) struct RawJob {
     pub timeout: String,
     /// A stream that does not move for this long is cut.
     pub stall_timeout: String,
-    /// Cron expression of the restore drill.
-    #[schemars(extend("x-empty" = "no drill",
-        "x-later" = "restore drills are not in this version; remove the key, so that nobody believes backups to be tried"))]
+    /// Cron expression of the restore drill: the newest complete backup is restored for a trial, see docs/operations.md.
+    #[schemars(extend("x-empty" = "no drill"))]
     pub drill: String,
 }
 

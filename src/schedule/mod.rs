@@ -14,7 +14,7 @@ use thiserror::Error;
 
 mod timetable;
 
-pub use timetable::{Timetable, TimetableError, Trigger};
+pub use timetable::{Errand, Timetable, TimetableError, Trigger};
 
 /// Why a text is not a schedule.
 #[derive(Debug, Error)]

@@ -32,10 +32,18 @@ const SMALL_STEP: TimeDelta = TimeDelta::minutes(1);
 /// Places in the crate's channels, at least; it needs several a job when all jobs fire at once.
 const MIN_CHANNEL: usize = 256;
 
+/// What is done for a job at a slot; each has a schedule of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Errand {
+    Backup,
+    Drill,
+}
+
 /// A job's slot has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trigger {
     pub job: JobName,
+    pub errand: Errand,
     /// The newest slot that has come; older ones that were slept through are left out.
     pub slot: DateTime<Utc>,
 }
@@ -65,7 +73,7 @@ impl Timetable {
     /// # Errors
     /// [`TimetableError::Start`], when the crate's tasks do not start.
     pub async fn start(
-        jobs: impl IntoIterator<Item = (JobName, Schedule)>,
+        jobs: impl IntoIterator<Item = (JobName, Errand, Schedule)>,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, mpsc::Receiver<Trigger>), TimetableError> {
         let jobs: Vec<_> = jobs.into_iter().collect();
@@ -74,7 +82,7 @@ impl Timetable {
     }
 
     async fn start_with(
-        jobs: Vec<(JobName, Schedule)>,
+        jobs: Vec<(JobName, Errand, Schedule)>,
         clock: Arc<dyn Clock>,
         places: usize,
     ) -> Result<(Self, mpsc::Receiver<Trigger>), TimetableError> {
@@ -95,13 +103,13 @@ impl Timetable {
     }
 
     /// Takes other jobs from now on. A job that keeps its schedule keeps its next slot, even if that has just come.
-    pub fn replace(&self, jobs: impl IntoIterator<Item = (JobName, Schedule)>) {
+    pub fn replace(&self, jobs: impl IntoIterator<Item = (JobName, Errand, Schedule)>) {
         self.table.replace(jobs);
     }
 
-    /// When `job` fires next.
+    /// When the backup of `job` fires next.
     pub fn next(&self, job: &JobName) -> Option<DateTime<Utc>> {
-        self.table.lock().rows.values().find(|row| row.job == *job).map(|row| row.due)
+        self.table.lock().rows.values().find(|row| row.job == *job && row.errand == Errand::Backup).map(|row| row.due)
     }
 
     /// No trigger is made after this.
@@ -129,6 +137,7 @@ struct State {
 
 struct Row {
     job: JobName,
+    errand: Errand,
     schedule: Schedule,
     due: DateTime<Utc>,
 }
@@ -138,15 +147,15 @@ impl Table {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn replace(&self, jobs: impl IntoIterator<Item = (JobName, Schedule)>) {
+    fn replace(&self, jobs: impl IntoIterator<Item = (JobName, Errand, Schedule)>) {
         let now = self.clock.now();
         let mut state = self.lock();
-        let old: HashMap<JobName, Row> = state.rows.drain().map(|(_, row)| (row.job.clone(), row)).collect();
-        for (job, schedule) in jobs {
-            let kept = old.get(&job).filter(|row| row.schedule == schedule).map(|row| row.due);
+        let old: HashMap<(JobName, Errand), Row> = state.rows.drain().map(|(_, row)| ((row.job.clone(), row.errand), row)).collect();
+        for (job, errand, schedule) in jobs {
+            let kept = old.get(&(job.clone(), errand)).filter(|row| row.schedule == schedule).map(|row| row.due);
             // a schedule without a next slot was refused when it was parsed
             let Some(due) = kept.or_else(|| schedule.next_after(now)) else { continue };
-            state.rows.insert(Uuid::new_v4(), Row { job, schedule, due });
+            state.rows.insert(Uuid::new_v4(), Row { job, errand, schedule, due });
         }
     }
 
@@ -170,7 +179,7 @@ impl Table {
         let mut state = self.lock();
         let Some(row) = state.rows.get_mut(&id).filter(|row| row.due <= now) else { return };
         let slot = row.schedule.previous_slot(now).unwrap_or(row.due);
-        if self.triggers.try_send(Trigger { job: row.job.clone(), slot }).is_ok() {
+        if self.triggers.try_send(Trigger { job: row.job.clone(), errand: row.errand, slot }).is_ok() {
             row.due = row.schedule.next_after(now).unwrap_or(DateTime::<Utc>::MAX_UTC);
         }
     }
@@ -268,8 +277,8 @@ mod tests {
         text.parse().expect("a time in the test")
     }
 
-    fn job(name: &str, cron: &str, zone: &str) -> (JobName, Schedule) {
-        (name.parse().expect("a name"), Schedule::parse(cron, zone).expect("a schedule"))
+    fn job(name: &str, cron: &str, zone: &str) -> (JobName, Errand, Schedule) {
+        (name.parse().expect("a name"), Errand::Backup, Schedule::parse(cron, zone).expect("a schedule"))
     }
 
     async fn next(receiver: &mut mpsc::Receiver<Trigger>) -> (String, DateTime<Utc>) {
@@ -290,7 +299,7 @@ mod tests {
         .expect("a heartbeat");
     }
 
-    async fn started(now: &str, jobs: Vec<(JobName, Schedule)>) -> (Arc<FixedClock>, Timetable, mpsc::Receiver<Trigger>) {
+    async fn started(now: &str, jobs: Vec<(JobName, Errand, Schedule)>) -> (Arc<FixedClock>, Timetable, mpsc::Receiver<Trigger>) {
         let clock = Arc::new(FixedClock::at(utc(now)));
         let (timetable, receiver) = Timetable::start(jobs, clock.clone()).await.expect("a timetable");
         (clock, timetable, receiver)

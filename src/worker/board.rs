@@ -2,7 +2,8 @@
 //!
 //! **Overdue**: a slot has passed by more than the grace (the job's `timeout`, or an hour without one, plus its jitter), and neither a
 //! complete backup was begun since that slot nor is one being made for it. A job without any backup counts from the worker's start.
-//! **Failing**: the last run failed or was incomplete, and no complete backup was begun since; or the targets cannot be asked.
+//! **Failing**: the last run failed or was incomplete, and no complete backup was begun since; or the targets cannot be asked; or the last
+//! drill failed, or could not be carried out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,8 +12,9 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::plan::PlannedJob;
-use super::runner::RunOutcome;
+use super::runner::{DrillOutcome, RunOutcome};
 use crate::name::JobName;
+use crate::schedule::Errand;
 
 /// How late the run of a job without `timeout` may be.
 pub const GRACE: TimeDelta = TimeDelta::hours(1);
@@ -32,7 +34,10 @@ struct JobState {
     /// No longer configured; kept while its last run goes on.
     removed: bool,
     running: Option<Running>,
+    /// Slots that came while the job was busy with the other errand: of a backup, and of a drill.
+    waiting: [Option<DateTime<Utc>>; 2],
     last: Option<LastRun>,
+    last_drill: Option<LastDrill>,
     last_complete: Option<DateTime<Utc>>,
     /// Why the targets could not say when the last complete backup was made.
     unreadable: Option<String>,
@@ -40,8 +45,26 @@ struct JobState {
 
 #[derive(Debug, Clone, Copy)]
 struct Running {
+    errand: Errand,
     slot: DateTime<Utc>,
     began: DateTime<Utc>,
+}
+
+/// What becomes of a slot that has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    Begins,
+    /// Until the job's other errand has ended.
+    Waits,
+    /// The same goes on still.
+    LeftOut,
+}
+
+#[derive(Debug, Clone)]
+struct LastDrill {
+    began: DateTime<Utc>,
+    ended: DateTime<Utc>,
+    outcome: DrillOutcome,
 }
 
 #[derive(Debug, Clone)]
@@ -73,6 +96,13 @@ pub struct JobReport {
     /// When the newest complete backup was begun, by whomever.
     pub last_complete: Option<String>,
     pub next: Option<String>,
+    pub drilling: bool,
+    /// When the last drill of this worker began, and what came of it.
+    pub last_drill: Option<String>,
+    pub last_drill_outcome: Option<&'static str>,
+    pub last_drill_reason: Option<String>,
+    pub last_drill_seconds: Option<i64>,
+    pub next_drill: Option<String>,
     pub overdue: bool,
     pub failing: bool,
 }
@@ -93,7 +123,16 @@ impl Board {
             match self.jobs.get_mut(&plan.name) {
                 Some(state) => (state.plan, state.removed) = (plan, false),
                 None => {
-                    let state = JobState { plan, removed: false, running: None, last: None, last_complete: None, unreadable: None };
+                    let state = JobState {
+                        plan,
+                        removed: false,
+                        running: None,
+                        waiting: [None; 2],
+                        last: None,
+                        last_drill: None,
+                        last_complete: None,
+                        unreadable: None,
+                    };
                     self.jobs.insert(state.plan.name.clone(), state);
                 }
             }
@@ -106,11 +145,7 @@ impl Board {
         self.jobs.get(job).filter(|state| !state.removed).map(|state| &state.plan)
     }
 
-    pub fn is_running(&self, job: &JobName) -> bool {
-        self.jobs.get(job).is_some_and(|state| state.running.is_some())
-    }
-
-    /// The jobs that run now.
+    /// The jobs that are backed up or drilled now.
     pub fn running(&self) -> Vec<&JobName> {
         self.jobs.iter().filter(|(_, state)| state.running.is_some()).map(|(name, _)| name).collect()
     }
@@ -119,10 +154,38 @@ impl Board {
         self.jobs.get(job).and_then(|state| state.last_complete)
     }
 
-    pub fn began(&mut self, job: &JobName, slot: DateTime<Utc>, now: DateTime<Utc>) {
-        if let Some(state) = self.jobs.get_mut(job) {
-            state.running = Some(Running { slot, began: now });
+    /// Takes the slot of an errand: one goes on at a time per job. A backup is worth more than a drill, but half a drill is worth nothing:
+    /// each waits for the other.
+    pub fn claim(&mut self, job: &JobName, errand: Errand, slot: DateTime<Utc>, now: DateTime<Utc>) -> Claim {
+        let Some(state) = self.jobs.get_mut(job) else { return Claim::LeftOut };
+        match &state.running {
+            None => {
+                state.running = Some(Running { errand, slot, began: now });
+                Claim::Begins
+            }
+            Some(running) if running.errand == errand => Claim::LeftOut,
+            Some(_) => {
+                state.waiting[place(errand)] = Some(slot);
+                Claim::Waits
+            }
         }
+    }
+
+    /// What waits for a job that was busy until now; a backup comes first.
+    pub fn next_waiting(&mut self, job: &JobName) -> Option<(Errand, DateTime<Utc>)> {
+        let state = self.jobs.get_mut(job).filter(|state| !state.removed && state.running.is_none())?;
+        let mut take = |errand| state.waiting[place(errand)].take().map(|slot| (errand, slot));
+        take(Errand::Backup).or_else(|| take(Errand::Drill))
+    }
+
+    pub fn drilled(&mut self, job: &JobName, outcome: DrillOutcome, now: DateTime<Utc>) {
+        if let Some(state) = self.jobs.get_mut(job) {
+            let began = state.running.take().map_or(now, |run| run.began);
+            if outcome.is_answer() {
+                state.last_drill = Some(LastDrill { began, ended: now, outcome });
+            }
+        }
+        self.forget_removed();
     }
 
     pub fn ended(&mut self, job: &JobName, outcome: RunOutcome, now: DateTime<Utc>) {
@@ -165,19 +228,26 @@ impl Board {
         let mut jobs = Vec::new();
         for (name, state) in self.jobs.iter().filter(|(_, state)| !state.removed) {
             let (overdue, failing) = (state.overdue(self.started, now), state.failing());
+            let (drill, alarm) = (state.last_drill.as_ref(), state.alarm());
             jobs.push(JobReport {
                 name: name.clone(),
-                running: state.running.is_some(),
+                running: state.is_at(Errand::Backup),
                 last_outcome: state.last.as_ref().map(|last| last.outcome.word()),
                 last_reason: state.last.as_ref().and_then(|last| last.outcome.reason()).map(str::to_owned),
                 last_run: state.last.as_ref().map(|last| stamp(last.began)),
                 last_run_ended: state.last.as_ref().map(|last| stamp(last.ended)),
                 last_complete: state.last_complete.map(stamp),
                 next: state.plan.schedule.as_ref().and_then(|s| s.next_after(now)).map(stamp),
+                drilling: state.is_at(Errand::Drill),
+                last_drill: drill.map(|last| stamp(last.began)),
+                last_drill_outcome: drill.map(|last| last.outcome.word()),
+                last_drill_reason: drill.and_then(|last| last.outcome.reason()).map(str::to_owned),
+                last_drill_seconds: drill.map(|last| (last.ended - last.began).num_seconds()),
+                next_drill: state.plan.drill.as_ref().and_then(|s| s.next_after(now)).map(stamp),
                 overdue: overdue.is_some(),
-                failing: failing.is_some(),
+                failing: failing.is_some() || alarm.is_some(),
             });
-            reasons.extend([failing, overdue].into_iter().flatten().map(|why| format!("job `{name}`: {why}")));
+            reasons.extend([failing, alarm, overdue].into_iter().flatten().map(|why| format!("job `{name}`: {why}")));
         }
         Report { ready: reasons.is_empty(), reasons, jobs }
     }
@@ -187,11 +257,32 @@ impl Board {
     }
 }
 
+fn place(errand: Errand) -> usize {
+    match errand {
+        Errand::Backup => 0,
+        Errand::Drill => 1,
+    }
+}
+
 impl JobState {
+    fn is_at(&self, errand: Errand) -> bool {
+        self.running.is_some_and(|running| running.errand == errand)
+    }
+
+    /// What the last drill wants somebody to look at.
+    fn alarm(&self) -> Option<String> {
+        let last = self.last_drill.as_ref().filter(|last| last.outcome.is_alarming())?;
+        let what = if matches!(last.outcome, DrillOutcome::Failed(_)) { "failed" } else { "could not be carried out" };
+        Some(format!("the last drill {what}: {}", last.outcome.reason()?))
+    }
+
     fn overdue(&self, started: DateTime<Utc>, now: DateTime<Utc>) -> Option<String> {
         let schedule = self.plan.schedule.as_ref()?;
         let grace = self.plan.timeout.map_or(GRACE, delta) + delta(self.plan.jitter);
-        let since = self.last_complete.unwrap_or(started).max(self.running.map_or(DateTime::<Utc>::MIN_UTC, |run| run.slot));
+        let since = self
+            .last_complete
+            .unwrap_or(started)
+            .max(self.running.filter(|run| run.errand == Errand::Backup).map_or(DateTime::<Utc>::MIN_UTC, |run| run.slot));
         let slot = schedule.last_slot_between(since, now.checked_sub_signed(grace)?)?;
         Some(format!("overdue, no complete backup since its slot of {}", stamp(slot)))
     }
@@ -228,7 +319,7 @@ mod tests {
 
     fn plan(timeout: Option<Duration>, jitter: Duration) -> PlannedJob {
         let schedule = Some(Schedule::parse("0 3 * * *", "UTC").expect("a schedule"));
-        PlannedJob { name: name(), schedule, catch_up: true, jitter, timeout }
+        PlannedJob { name: name(), schedule, drill: None, catch_up: true, jitter, timeout }
     }
 
     /// A board of one daily job (03:00), begun on the first of June at noon.
@@ -237,7 +328,7 @@ mod tests {
     }
 
     fn run(board: &mut Board, slot: &str, outcome: RunOutcome) {
-        board.began(&name(), utc(slot), utc(slot));
+        assert_eq!(board.claim(&name(), Errand::Backup, utc(slot), utc(slot)), Claim::Begins);
         board.ended(&name(), outcome, utc(slot) + TimeDelta::minutes(5));
     }
 
@@ -272,7 +363,7 @@ mod tests {
     #[test]
     fn a_long_run_is_not_overdue_until_the_next_slot_has_passed_too() {
         let mut board = board();
-        board.began(&name(), utc("02T03:00:00"), utc("02T03:00:00"));
+        board.claim(&name(), Errand::Backup, utc("02T03:00:00"), utc("02T03:00:00"));
         assert_eq!(reasons(&board, "02T23:00:00"), "");
         assert!(reasons(&board, "03T04:00:00").contains("overdue"));
     }
@@ -327,14 +418,58 @@ mod tests {
     #[test]
     fn a_removed_job_is_neither_reported_nor_planned_but_its_run_is_known() {
         let mut board = board();
-        board.began(&name(), utc("02T03:00:00"), utc("02T03:00:00"));
+        board.claim(&name(), Errand::Backup, utc("02T03:00:00"), utc("02T03:00:00"));
         board.replace(Vec::new());
-        assert!(board.plan(&name()).is_none() && board.is_running(&name()));
+        assert!(board.plan(&name()).is_none() && board.running() == [&name()]);
         assert!(board.report(utc("05T03:00:00")).ready);
         board.replace(vec![plan(None, Duration::ZERO)]);
-        assert!(board.is_running(&name()), "a job that came back still runs");
+        assert_eq!(board.running(), [&name()], "a job that came back still runs");
         board.replace(Vec::new());
         board.ended(&name(), RunOutcome::Complete, utc("02T03:10:00"));
-        assert!(!board.is_running(&name()));
+        assert!(board.running().is_empty());
+    }
+    fn drill(board: &mut Board, slot: &str, outcome: DrillOutcome) {
+        assert_eq!(board.claim(&name(), Errand::Drill, utc(slot), utc(slot)), Claim::Begins);
+        board.drilled(&name(), outcome, utc(slot) + TimeDelta::seconds(42));
+    }
+
+    #[test]
+    fn a_drill_that_failed_is_an_alert_until_one_passes() {
+        let backup = || "a-2026-06-02-030000".parse().expect("a name");
+        for (outcome, words) in
+            [(DrillOutcome::Failed("no".into()), "failed: no"), (DrillOutcome::Unable("no".into()), "could not be carried out: no")]
+        {
+            let mut board = board();
+            drill(&mut board, "01T13:00:00", outcome);
+            let report = board.report(utc("01T14:00:00"));
+            assert_eq!(report.reasons, [format!("job `a`: the last drill {words}")]);
+            assert!(report.jobs[0].failing && report.jobs[0].last_drill_seconds == Some(42), "{report:?}");
+            // neither says that the backup can be restored
+            drill(&mut board, "01T15:00:00", DrillOutcome::Cancelled);
+            drill(&mut board, "01T16:00:00", DrillOutcome::NoBackup);
+            assert!(!board.report(utc("01T17:00:00")).ready);
+            drill(&mut board, "01T18:00:00", DrillOutcome::Passed(backup()));
+            assert!(board.report(utc("01T19:00:00")).ready);
+        }
+    }
+
+    #[test]
+    fn a_backup_and_a_drill_wait_for_each_other_and_the_backup_goes_first() {
+        let mut board = board();
+        let at = |hour: u32| utc(&format!("02T{hour:02}:00:00"));
+        assert_eq!(board.claim(&name(), Errand::Drill, at(2), at(2)), Claim::Begins);
+        assert_eq!(board.next_waiting(&name()), None);
+        assert_eq!(board.claim(&name(), Errand::Backup, at(3), at(3)), Claim::Waits);
+        assert_eq!(board.claim(&name(), Errand::Drill, at(4), at(4)), Claim::LeftOut);
+        assert_eq!(board.next_waiting(&name()), None, "the drill goes on");
+        assert!(reasons(&board, "02T04:00:00").contains("overdue"), "a drill is no backup");
+        board.drilled(&name(), DrillOutcome::NoBackup, at(5));
+        assert_eq!(board.next_waiting(&name()), Some((Errand::Backup, at(3))));
+        assert_eq!(board.claim(&name(), Errand::Backup, at(3), at(5)), Claim::Begins);
+        assert_eq!(board.claim(&name(), Errand::Drill, at(6), at(6)), Claim::Waits);
+        assert_eq!(board.claim(&name(), Errand::Backup, at(7), at(7)), Claim::LeftOut);
+        board.ended(&name(), RunOutcome::Complete, at(8));
+        assert_eq!(board.next_waiting(&name()), Some((Errand::Drill, at(6))));
+        assert_eq!(board.next_waiting(&name()), None, "once");
     }
 }

@@ -1,4 +1,4 @@
-//! The long-running service: one run at a time per job, catch-up, reload, drain.
+//! The long-running service: one run or drill at a time per job, catch-up, reload, drain.
 //!
 //! One loop owns all decisions; runs, questions to the targets and reloads are tasks whose results come back to it. Nothing that takes
 //! long is awaited in the loop, so that its heartbeat (`/healthz`, systemd's watchdog) says something.
@@ -18,7 +18,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::clock::Clock;
 use crate::name::JobName;
-use crate::schedule::{Timetable, Trigger};
+use crate::schedule::{Errand, Timetable, Trigger};
 
 mod board;
 mod error;
@@ -32,13 +32,13 @@ pub mod signals;
 
 pub use error::WorkerError;
 pub use plan::PlannedJob;
-pub use runner::{Reload, RunOutcome, Runner};
+pub use runner::{DrillOutcome, Reload, RunOutcome, Runner};
 pub use signals::Order;
 
-use board::Board;
+use board::{Board, Claim};
 use http::Shared;
 use plan::{announce, scheduled};
-use run::{execute, guarded};
+use run::{drill, execute, guarded};
 
 /// The worker's times.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +109,7 @@ struct Asked {
 /// What a task of the worker brings back.
 enum Done {
     Ran { job: JobName, outcome: RunOutcome },
+    Drilled { job: JobName, outcome: DrillOutcome },
     Asked { job: JobName, answer: Result<Option<DateTime<Utc>>, String> },
     Reloaded(Result<Arc<dyn Runner>, String>),
 }
@@ -202,26 +203,47 @@ impl Worker {
         }
     }
 
-    /// Begins the run of a slot that has come, unless the job runs already.
+    /// Begins what a slot that has come is for, unless the job is busy.
     fn begin(&mut self, trigger: Trigger) {
-        let Trigger { job, slot } = trigger;
+        let Trigger { job, errand, slot } = trigger;
         let now = self.clock.now();
         let Some(plan) = self.shared.board(|board| board.plan(&job).cloned()) else { return };
-        if self.shared.board(|board| board.is_running(&job)) {
-            warn!(%job, %slot, "the job still runs: this slot is left out");
+        if errand == Errand::Drill && plan.drill.is_none() {
             return;
         }
-        self.shared.board(|board| board.began(&job, slot, now));
-        info!(%job, %slot, "run begins");
-        let span = info_span!("run", %job);
-        let run = execute(self.runner.clone(), plan, slot, self.cancel.child_token());
-        self.tasks.spawn(async move { Done::Ran { job, outcome: run.await } }.instrument(span));
+        match self.shared.board(|board| board.claim(&job, errand, slot, now)) {
+            Claim::Begins => {}
+            Claim::Waits => {
+                info!(%job, %slot, "the job is busy with {}: this slot waits", if errand == Errand::Backup { "a drill" } else { "a run" });
+                return;
+            }
+            Claim::LeftOut => {
+                warn!(%job, %slot, "the job still runs: this slot is left out");
+                return;
+            }
+        }
+        let (runner, cancel) = (self.runner.clone(), self.cancel.child_token());
+        match errand {
+            Errand::Backup => {
+                info!(%job, %slot, "run begins");
+                let span = info_span!("run", %job);
+                let run = execute(runner, plan, slot, cancel);
+                self.tasks.spawn(async move { Done::Ran { job, outcome: run.await } }.instrument(span));
+            }
+            Errand::Drill => {
+                info!(%job, %slot, "drill begins");
+                let span = info_span!("drill", %job);
+                let drill = drill(runner, job.clone(), cancel);
+                self.tasks.spawn(async move { Done::Drilled { job, outcome: drill.await } }.instrument(span));
+            }
+        }
         notify::status(&self.status());
     }
 
     fn take(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Ran { job, outcome }) => self.ended(&job, outcome),
+            Ok(Done::Drilled { job, outcome }) => self.drilled(&job, outcome),
             Ok(Done::Asked { job, answer }) => self.answered(job, answer),
             Ok(Done::Reloaded(result)) => self.reloaded(result),
             Err(error) => error!(%error, "a task of the worker ended early"),
@@ -238,6 +260,28 @@ impl Worker {
         }
         let now = self.clock.now();
         self.shared.board(|board| board.ended(job, outcome, now));
+        self.free(job);
+    }
+
+    fn drilled(&mut self, job: &JobName, outcome: DrillOutcome) {
+        match &outcome {
+            DrillOutcome::Passed(backup) => info!(%job, %backup, "drill passed"),
+            DrillOutcome::Incomplete(backup, gaps) => warn!(%job, %backup, gaps, "drill passed, as far as it went"),
+            DrillOutcome::NoBackup => info!(%job, "no complete backup yet: nothing to drill"),
+            DrillOutcome::Failed(reason) => error!(%job, reason, "drill failed"),
+            DrillOutcome::Unable(reason) => error!(%job, reason, "drill could not be carried out"),
+            DrillOutcome::Cancelled => warn!(%job, "drill cancelled"),
+        }
+        let now = self.clock.now();
+        self.shared.board(|board| board.drilled(job, outcome, now));
+        self.free(job);
+    }
+
+    /// The job is busy no more: begins what waited for that.
+    fn free(&mut self, job: &JobName) {
+        if let Some((errand, slot)) = self.shared.board(|board| board.next_waiting(job)) {
+            self.begin(Trigger { job: job.clone(), errand, slot });
+        }
         notify::status(&self.status());
     }
 
@@ -289,7 +333,7 @@ impl Worker {
             && let Some(slot) = self.missed(&job)
         {
             info!(%job, %slot, "a slot was missed while no worker ran: it is run now, once");
-            self.begin(Trigger { job, slot });
+            self.begin(Trigger { job, errand: Errand::Backup, slot });
         }
     }
 
@@ -354,6 +398,11 @@ impl Worker {
                         info!(%job, outcome = outcome.word(), "run ended");
                         let now = clock.now();
                         shared.board(|board| board.ended(&job, outcome, now));
+                    }
+                    Some(Ok(Done::Drilled { job, outcome })) => {
+                        info!(%job, outcome = outcome.word(), "drill ended");
+                        let now = clock.now();
+                        shared.board(|board| board.drilled(&job, outcome, now));
                     }
                     Some(_) => {}
                 },

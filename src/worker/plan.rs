@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use tracing::{info, warn};
 
 use crate::name::JobName;
-use crate::schedule::Schedule;
+use crate::schedule::{Errand, Schedule};
 
 /// What the worker knows of a job.
 #[derive(Debug, Clone)]
@@ -14,6 +14,8 @@ pub struct PlannedJob {
     pub name: JobName,
     /// `None`: only by hand.
     pub schedule: Option<Schedule>,
+    /// When its newest complete backup is restored for a trial.
+    pub drill: Option<Schedule>,
     /// Whether a slot that passed while no worker lived is run once, at start.
     pub catch_up: bool,
     /// A run begins a random while, shorter than this, after its slot.
@@ -22,20 +24,24 @@ pub struct PlannedJob {
     pub timeout: Option<Duration>,
 }
 
-/// The jobs that have a schedule.
-pub fn scheduled(jobs: &[PlannedJob]) -> impl Iterator<Item = (JobName, Schedule)> {
-    jobs.iter().filter_map(|plan| Some((plan.name.clone(), plan.schedule.clone()?)))
+/// What is done by a schedule.
+pub fn scheduled(jobs: &[PlannedJob]) -> impl Iterator<Item = (JobName, Errand, Schedule)> {
+    jobs.iter().flat_map(|plan| {
+        let schedules = [(Errand::Backup, &plan.schedule), (Errand::Drill, &plan.drill)];
+        schedules.into_iter().filter_map(|(errand, schedule)| Some((plan.name.clone(), errand, schedule.clone()?)))
+    })
 }
 
 /// Tells when each job runs next, so that a wrong zone is seen before the night.
 pub fn announce(jobs: &[PlannedJob], now: DateTime<Utc>) {
+    let next = |schedule: &Schedule| schedule.next_n(now, 3).into_iter().map(|at| schedule.show(at)).collect::<Vec<_>>().join(", ");
     for plan in jobs {
         match &plan.schedule {
-            Some(schedule) => {
-                let next: Vec<_> = schedule.next_n(now, 3).into_iter().map(|at| schedule.show(at)).collect();
-                info!(job = %plan.name, schedule = schedule.text(), "next runs: {}", next.join(", "));
-            }
+            Some(schedule) => info!(job = %plan.name, schedule = schedule.text(), "next runs: {}", next(schedule)),
             None => info!(job = %plan.name, "no schedule: runs only by hand"),
+        }
+        if let Some(drill) = &plan.drill {
+            info!(job = %plan.name, drill = drill.text(), "next drills: {}", next(drill));
         }
     }
     if jobs.iter().all(|plan| plan.schedule.is_none()) {

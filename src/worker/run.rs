@@ -1,4 +1,4 @@
-//! One run as a task: jitter and panics.
+//! One run, or one drill, as a task: jitter and panics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::plan::PlannedJob;
-use super::runner::{RunOutcome, Runner};
+use super::runner::{DrillOutcome, RunOutcome, Runner};
+use crate::name::JobName;
 
 /// One run: waits out the jitter, and turns a panic into a failure.
 pub async fn execute(runner: Arc<dyn Runner>, plan: PlannedJob, slot: DateTime<Utc>, cancel: CancellationToken) -> RunOutcome {
@@ -23,6 +24,12 @@ pub async fn execute(runner: Arc<dyn Runner>, plan: PlannedJob, slot: DateTime<U
     }
     let run = guarded(async move { runner.run(&plan.name, slot, cancel).await });
     run.await.unwrap_or_else(|_| RunOutcome::Failed("the run ended in a panic, which is a fault of this program".into()))
+}
+
+/// One drill: turns a panic into a failure.
+pub async fn drill(runner: Arc<dyn Runner>, job: JobName, cancel: CancellationToken) -> DrillOutcome {
+    let drill = guarded(async move { runner.drill(&job, cancel).await });
+    drill.await.unwrap_or_else(|_| DrillOutcome::Unable("the drill ended in a panic, which is a fault of this program".into()))
 }
 
 /// Runs `work` as a task of its own, in the current span, so that its panic ends nothing else; dropping it aborts the task.

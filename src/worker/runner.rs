@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::PlannedJob;
-use crate::name::JobName;
+use crate::name::{BackupName, JobName};
 
 /// The jobs of one configuration.
 #[async_trait]
@@ -17,6 +17,9 @@ pub trait Runner: Send + Sync {
 
     /// Runs `job` for the slot that has come. Ends soon after `cancel`, with what it began undone.
     async fn run(&self, job: &JobName, slot: DateTime<Utc>, cancel: CancellationToken) -> RunOutcome;
+
+    /// Restores the newest complete backup of `job` for a trial. Ends soon after `cancel`, with nothing left behind.
+    async fn drill(&self, job: &JobName, cancel: CancellationToken) -> DrillOutcome;
 
     /// When the newest complete backup of `job` was begun; `None`: there is none.
     ///
@@ -58,5 +61,53 @@ impl RunOutcome {
             Self::Incomplete(text) | Self::Failed(text) => Some(text),
             Self::Complete | Self::Busy | Self::Cancelled => None,
         }
+    }
+}
+
+/// How a drill ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DrillOutcome {
+    /// The backup of this name can be restored.
+    Passed(BackupName),
+    /// As far as it was tried; the text says what was not.
+    Incomplete(BackupName, String),
+    /// There is nothing to try yet.
+    NoBackup,
+    /// The backup cannot be restored, or is not what was backed up.
+    Failed(String),
+    /// It could not be carried out, so that nobody knows.
+    Unable(String),
+    Cancelled,
+}
+
+impl DrillOutcome {
+    /// One word for logs and answers.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Passed(_) => "passed",
+            Self::Incomplete(..) => "incomplete",
+            Self::NoBackup => "no backup",
+            Self::Failed(_) => "failed",
+            Self::Unable(_) => "unable",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// What went wrong, or what was not tried.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Incomplete(_, text) | Self::Failed(text) | Self::Unable(text) => Some(text),
+            Self::Passed(_) | Self::NoBackup | Self::Cancelled => None,
+        }
+    }
+
+    /// Whether somebody must look.
+    pub fn is_alarming(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::Unable(_))
+    }
+
+    /// Whether it says anything, so that what an earlier one said is of the past.
+    pub fn is_answer(&self) -> bool {
+        !matches!(self, Self::NoBackup | Self::Cancelled)
     }
 }

@@ -1,7 +1,10 @@
 //! Restore drills: what passes, what is found, and that nothing is left of them.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::site::{Site, program};
@@ -59,4 +62,139 @@ fn a_drill_restores_everything_elsewhere_and_leaves_nothing_but_its_verdict() {
     assert!(listed["drilled"].is_string() && listed["drilled"] == listed["verified"], "{listed}");
     assert!(listed["drill_seconds"].as_u64().is_some_and(|seconds| seconds > 0), "{listed}");
     assert_eq!(listed["status"], "complete");
+}
+
+#[test]
+fn without_programs_of_a_server_a_drill_loads_beside_the_databases_in_service_and_says_what_it_could_not_try() {
+    let drilled = Drilled::new(Major::V16, Version::V7_0);
+    let before = drilled.site.state();
+    // clients, and no server of either kind
+    let clients = Scratch::new();
+    for client in ["pg_restore", "psql"] {
+        std::os::unix::fs::symlink(Major::V16.bin_dir().join(client), clients.join(client)).expect("linked");
+    }
+    let backstay = Backstay::new(&config(&drilled)).env("TMPDIR", drilled.room.path()).env("PATH", clients.path());
+    let answer = backstay.succeed(&["verify", &drilled.name, "--drill", "--json"]).json();
+    assert_eq!(answer["status"], "incomplete", "{answer}");
+    let not_drilled = answer["not_drilled"].to_string();
+    assert!(not_drilled.contains("no server loaded the RDB") && not_drilled.contains("neither redis-server nor valkey-server"), "{answer}");
+    let part =
+        |name: &str| answer["components"].as_array().expect("components").iter().find(|c| c["name"] == name).expect("it is there").clone();
+    assert!(part("postgres")["warnings"].to_string().contains("beside the databases in service"), "{answer}");
+    assert_eq!((&part("postgres")["status"], &part("redis")["status"]), (&json!("passed"), &json!("incomplete")));
+    drilled.site.assert_is(&before);
+    drilled.assert_nothing_left();
+    let listed = drilled.listed();
+    assert!(listed["verified"].is_string() && listed["drilled"].is_null(), "{listed}");
+
+    // a role that is missing in service is not created by a drill
+    drilled.site.postgres.psql("DROP DATABASE app WITH (FORCE)");
+    drilled.site.postgres.psql("DROP ROLE app_owner");
+    let answer = backstay.succeed(&["verify", &drilled.name, "--drill", "--only", "postgres", "--json"]).json();
+    assert!(answer["components"][0]["warnings"].to_string().contains("app_owner"), "{answer}");
+    assert_eq!(drilled.site.postgres.psql("SELECT count(*) FROM pg_roles WHERE rolname = 'app_owner'").trim(), "0");
+    assert!(!drilled.site.postgres.databases().iter().any(|name| name.contains("app")), "{:?}", drilled.site.postgres.databases());
+}
+
+fn config(drilled: &Drilled) -> String {
+    format!("{}{}", drilled.site.components(), toml::file_target("local", &drilled.store.join("backups")))
+}
+
+#[test]
+fn a_damaged_backup_fails_its_drill_is_marked_and_is_mended_by_one_that_passes() {
+    let drilled = Drilled::new(Major::V15, Version::V7_0);
+    let backup = drilled.store.join("backups").join(&drilled.name);
+    for (artifact, component) in [("postgres/app.dump.gz", "postgres"), ("redis/dump.rdb.gz", "redis"), ("media/media.tar.gz", "media")] {
+        let path = backup.join(artifact);
+        let sound = std::fs::read(&path).expect("read");
+        let mut flipped = sound.clone();
+        flipped[sound.len() / 2] ^= 1;
+        std::fs::write(&path, flipped).expect("damaged");
+        let outcome = drilled.backstay.run(&["verify", "latest", "--drill", "--json"]).expect_code(12).expect_message(component);
+        assert_eq!(outcome.json()["status"], "failed");
+        let listed = drilled.listed();
+        assert_eq!((&listed["status"], &listed["damaged_targets"]), (&json!("damaged"), &json!(["local"])), "{listed}");
+        assert!(listed["drill_failed"].is_string() && listed["drilled"].is_null(), "{listed}");
+        std::fs::write(&path, sound).expect("healed");
+        // bytes that are as they were written do not say that it can be restored
+        drilled.backstay.succeed(&["verify", "latest"]);
+        assert_eq!(drilled.listed()["status"], "drill-failed");
+        drilled.assert_nothing_left();
+    }
+    drilled.backstay.succeed(&["verify", "latest", "--drill"]);
+    let listed = drilled.listed();
+    assert!(listed["status"] == "complete" && listed["drilled"].is_string() && listed["drill_failed"].is_null(), "{listed}");
+}
+
+#[test]
+fn a_cancelled_drill_leaves_nothing_and_no_verdict() {
+    let drilled = Drilled::new(Major::V15, Version::V7_0);
+    let before = drilled.site.state();
+    for moment in [
+        "drill begins component=postgres",
+        "a server of our own is up",
+        "loading a database",
+        "drill begins component=media",
+        "drill begins component=redis",
+    ] {
+        let mut child = drilled.backstay.spawn(&["verify", &drilled.name, "--drill"]);
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        let seen = lines.find(|line| line.contains(moment));
+        assert!(seen.is_some(), "`{moment}` was not said");
+        kill_process(Pid::from_child(&child), Signal::INT).expect("interrupted");
+        let rest: Vec<String> = lines.collect();
+        assert_eq!(child.wait().expect("an end").code(), Some(130), "{moment}: {rest:#?}");
+        drilled.assert_nothing_left();
+    }
+    drilled.site.assert_is(&before);
+    assert!(drilled.listed()["verified"].is_null());
+}
+
+#[test]
+fn a_killed_drill_takes_its_servers_along() {
+    let drilled = Drilled::new(Major::V15, Version::V7_0);
+    let mut child = drilled.backstay.spawn(&["verify", &drilled.name, "--drill"]);
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("loading a database")));
+    child.kill().expect("killed");
+    child.wait().expect("an end");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !processes_at(drilled.room.path()).is_empty() {
+        assert!(Instant::now() < deadline, "still there: {:?}", processes_at(drilled.room.path()));
+    }
+}
+
+#[test]
+fn what_passed_a_drill_outlives_the_policy() {
+    let (source, store) = (Scratch::new(), Scratch::new());
+    source.write("media/a", "content");
+    let config = [toml::directory("media", &source.join("media")), toml::file_target("local", &store.join("backups"))].concat();
+    let backstay = Backstay::new(&format!("{config}[jobs.default]\nkeep_last = 1\n"));
+    let proven = backstay.backup();
+    backstay.succeed(&["verify", "latest", "--drill"]);
+    let untried = backstay.backup();
+    let newest = backstay.backup();
+    let names = || -> Vec<String> {
+        let list = backstay.succeed(&["listbackups", "--json"]).json();
+        list.as_array().expect("a list").iter().map(|b| b["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(names(), [&*proven, &*newest], "{untried} goes");
+    let plan = backstay.succeed(&["prune", "--dry-run", "--json"]).json();
+    assert!(plan.to_string().contains("newest that passed a drill"), "{plan}");
+    backstay.succeed(&["verify", "latest", "--drill"]);
+    backstay.succeed(&["prune"]);
+    assert_eq!(names(), [newest], "a newer one passed");
+}
+
+#[test]
+fn without_room_a_drill_is_refused_and_judges_nothing() {
+    let (source, store) = (Scratch::new(), Scratch::new());
+    source.write("media/a", "content");
+    let config = [toml::directory("media", &source.join("media")), toml::file_target("local", &store.join("backups"))].concat();
+    let backstay = Backstay::new(&config).env("TMPDIR", "/nowhere/at/all");
+    backstay.backup();
+    backstay.run(&["verify", "latest", "--drill"]).expect_code(3).expect_message("/nowhere/at/all");
+    let listed = backstay.succeed(&["listbackups", "--json"]).json();
+    assert!(listed[0]["verified"].is_null() && listed[0]["status"] == "complete", "{listed}");
+    backstay.run(&["verify", "latest", "--drill", "--only", "redis"]).expect_code(10);
 }

@@ -11,7 +11,7 @@ use backstay::clock::{Clock, FixedClock};
 use backstay::name::JobName;
 use backstay::schedule::Schedule;
 use backstay::worker::health::{HealthError, probe};
-use backstay::worker::{Ended, Options, Order, Pace, PlannedJob, RunOutcome, Runner, Worker, WorkerError, signals};
+use backstay::worker::{DrillOutcome, Ended, Options, Order, Pace, PlannedJob, RunOutcome, Runner, Worker, WorkerError, signals};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -32,7 +32,7 @@ fn name(job: &str) -> JobName {
 /// A job at three each night.
 fn nightly(job: &str) -> PlannedJob {
     let schedule = Some(Schedule::parse("0 3 * * *", "UTC").expect("a schedule"));
-    PlannedJob { name: name(job), schedule, catch_up: true, jitter: Duration::ZERO, timeout: None }
+    PlannedJob { name: name(job), schedule, drill: None, catch_up: true, jitter: Duration::ZERO, timeout: None }
 }
 
 /// When the newest complete backup was begun.
@@ -43,7 +43,15 @@ struct Scripted {
     jobs: Vec<PlannedJob>,
     answers: Mutex<HashMap<JobName, Vec<Answer>>>,
     begun: mpsc::UnboundedSender<Begun>,
+    drills: mpsc::UnboundedSender<Drilling>,
     hears_cancel: bool,
+}
+
+/// A drill that goes on.
+#[derive(Debug)]
+struct Drilling {
+    job: JobName,
+    end: oneshot::Sender<DrillOutcome>,
 }
 
 /// A run that goes on.
@@ -71,6 +79,15 @@ impl Runner for Scripted {
         }
     }
 
+    async fn drill(&self, job: &JobName, cancel: CancellationToken) -> DrillOutcome {
+        let (end, ended) = oneshot::channel();
+        self.drills.send(Drilling { job: job.clone(), end }).expect("the test listens");
+        tokio::select! {
+            outcome = ended => outcome.expect("the test ends the drill"),
+            () = cancel.cancelled() => DrillOutcome::Cancelled,
+        }
+    }
+
     async fn last_complete(&self, job: &JobName) -> Answer {
         let mut answers = self.answers.lock().expect("no panic under the lock");
         match answers.get_mut(job) {
@@ -86,6 +103,7 @@ struct Driven {
     clock: Arc<FixedClock>,
     orders: mpsc::Sender<Order>,
     begun: mpsc::UnboundedReceiver<Begun>,
+    drills: mpsc::UnboundedReceiver<Drilling>,
     next_config: Arc<Mutex<Result<Vec<PlannedJob>, String>>>,
     address: std::net::SocketAddr,
     ended: JoinHandle<Result<Ended, WorkerError>>,
@@ -118,14 +136,15 @@ impl Setup {
     async fn start_with(self, now: &str, orders: mpsc::Sender<Order>, receiver: mpsc::Receiver<Order>) -> Driven {
         let clock = Arc::new(FixedClock::at(utc(now)));
         let (begun_sender, begun) = mpsc::unbounded_channel();
+        let (drills_sender, drills) = mpsc::unbounded_channel();
         let next_config = Arc::new(Mutex::new(Ok(self.jobs.clone())));
         let answers: HashMap<_, _> = self.answers.into_iter().map(|(job, list)| (name(job), list)).collect();
         let hears_cancel = self.hears_cancel;
         let make = {
-            let begun = begun_sender.clone();
+            let (begun, drills) = (begun_sender.clone(), drills_sender.clone());
             move |jobs| {
                 let answers = Mutex::new(answers.clone());
-                Arc::new(Scripted { jobs, answers, begun: begun.clone(), hears_cancel }) as Arc<dyn Runner>
+                Arc::new(Scripted { jobs, answers, begun: begun.clone(), drills: drills.clone(), hears_cancel }) as Arc<dyn Runner>
             }
         };
         let options = Options {
@@ -143,7 +162,7 @@ impl Setup {
         };
         let worker = Worker::start(options).await.expect("a worker");
         let address = worker.address().expect("it listens");
-        Driven { clock, orders, begun, next_config, address, ended: tokio::spawn(worker.run(receiver)) }
+        Driven { clock, orders, begun, drills, next_config, address, ended: tokio::spawn(worker.run(receiver)) }
     }
 }
 
@@ -193,7 +212,7 @@ impl Driven {
 
 fn witness() -> PlannedJob {
     let schedule = Some(Schedule::parse("* * * * * *", "UTC").expect("a schedule"));
-    PlannedJob { name: name("witness"), schedule, catch_up: false, jitter: Duration::ZERO, timeout: None }
+    PlannedJob { name: name("witness"), schedule, drill: None, catch_up: false, jitter: Duration::ZERO, timeout: None }
 }
 
 fn get(address: std::net::SocketAddr, path: &str) -> (u16, Value) {
@@ -449,11 +468,54 @@ async fn a_taken_port_is_an_error_at_start() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address");
     let (begun, _) = mpsc::unbounded_channel();
-    let runner = Arc::new(Scripted { jobs: vec![nightly("a")], answers: Mutex::default(), begun, hears_cancel: true });
+    let runner = Arc::new(Scripted {
+        jobs: vec![nightly("a")],
+        answers: Mutex::default(),
+        begun,
+        drills: mpsc::unbounded_channel().0,
+        hears_cancel: true,
+    });
     let reload: backstay::worker::Reload = Arc::new(|| Box::pin(std::future::ready(Err("unused".into()))));
     let clock = Arc::new(FixedClock::at(utc("01T00:00:00")));
     let options = Options { runner, reload, clock, listen: Some(address), pace: Pace::default() };
     let error = Worker::start(options).await.err().expect("refused");
     assert_eq!(error.to_string(), format!("listen on {address}"));
     assert!(error.advice().expect("advice").contains("worker.listen"));
+}
+
+/// A job at three each night, drilled at two on the first of each month.
+fn drilled(job: &str) -> PlannedJob {
+    PlannedJob { drill: Some(Schedule::parse("0 2 1 * *", "UTC").expect("a schedule")), ..nightly(job) }
+}
+
+#[tokio::test]
+async fn a_drill_runs_by_its_own_schedule_the_backup_waits_for_it_and_its_failure_is_an_alert() {
+    let mut worker = setup(vec![drilled("a")]).start("01T01:59:59").await;
+    let (_, report) = worker.get("/readyz").await;
+    assert_eq!((&job(&report, "a")["next_drill"], &job(&report, "a")["last_drill"]), (&"2026-06-01T02:00:00Z".into(), &Value::Null));
+    worker.to("01T02:00:00");
+    let drill = timeout(PATIENCE, worker.drills.recv()).await.expect("a drill in time").expect("a worker");
+    assert_eq!(drill.job, name("a"));
+    worker.report_when(|_, body| job(body, "a")["drilling"] == true && job(body, "a")["running"] == false).await;
+    worker.to("01T03:00:00");
+    // the slot has been taken when the next one is told
+    worker.report_when(|_, body| job(body, "a")["next"] == "2026-06-02T03:00:00Z").await;
+    assert!(worker.begun.try_recv().is_err(), "a run began beside the drill");
+    drill.end.send(DrillOutcome::Failed("table `t` differs".into())).expect("the drill waits");
+    let run = worker.begun().await;
+    assert_eq!((run.job, run.slot), (name("a"), utc("01T03:00:00")), "the slot that waited");
+    let (_, report) = worker.report_when(|status, body| status == 503 && job(body, "a")["last_drill_outcome"] == "failed").await;
+    assert_eq!(report["reasons"], serde_json::json!(["job `a`: the last drill failed: table `t` differs"]));
+    assert!(matches!(probe(worker.address).await, Err(HealthError::Unready(why)) if why.contains("drill failed")));
+    run.end.send(RunOutcome::Complete).expect("the run waits");
+    worker.report_when(|_, body| job(body, "a")["last_outcome"] == "complete" && job(body, "a")["failing"] == true).await;
+    worker.stop().await.expect("a drain");
+}
+
+#[tokio::test]
+async fn a_stop_cancels_a_drill_and_waits_for_it() {
+    let mut worker = setup(vec![drilled("a")]).start("01T01:59:59").await;
+    worker.to("01T02:00:00");
+    let _drill = timeout(PATIENCE, worker.drills.recv()).await.expect("a drill in time").expect("a worker");
+    assert_eq!(worker.stop().await.expect("a drain"), Ended::Drained);
 }

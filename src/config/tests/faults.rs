@@ -278,10 +278,6 @@ fn what_this_version_would_ignore_is_refused_and_harmless_without_a_value() {
         "2:8: notify.urls: notifications are not in this version; remove the key, so that nobody waits for a message",
     );
     check(
-        "[jobs.default]\ndrill = \"@weekly\"\n",
-        "2:9: jobs.default.drill: restore drills are not in this version; remove the key, so that nobody believes backups to be tried",
-    );
-    check(
         "[targets.a]\nurl = \"s3://b\"\nprofile = \"p\"\n",
         "3:11: targets.a.profile: profiles are not in this version; use access_key_id and secret_access_key",
     );
