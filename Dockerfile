@@ -1,4 +1,5 @@
-# The image of Backstay: the program, the PostgreSQL clients of every supported major version, redis-cli.
+# The image of Backstay: the program, the PostgreSQL clients of every supported major version, redis-cli, and
+# redis-server, to which restore drills load.
 #
 #   docker build -t backstay .
 #
@@ -21,7 +22,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # them, from PostgreSQL's own repository, whose key comes with Debian's postgresql-common. gzip, tar and zstd are for restores by hand.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates postgresql-common redis-tools tzdata zstd \
+    && apt-get install -y --no-install-recommends ca-certificates postgresql-common redis-server tzdata zstd \
     && echo "deb [signed-by=/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc] https://apt.postgresql.org/pub/repos/apt bookworm-pgdg main" \
         > /etc/apt/sources.list.d/pgdg.list \
     && apt-get update \

@@ -50,6 +50,8 @@ pub enum DrillError {
     },
     #[error("no server of {what} is installed here")]
     NoServer { what: String },
+    #[error("PostgreSQL refuses to run as root, and this root may not become another user (CAP_SETUID, CAP_SETGID, CAP_KILL)")]
+    Root,
     #[error("start a server of {what}")]
     Start {
         what: String,

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock, statvfs};
 use rustix::process::geteuid;
 use tempfile::{Builder, TempDir};
 
@@ -101,6 +101,7 @@ fn parents(tmpdir: Option<OsString>) -> Vec<PathBuf> {
 
 /// Bytes that may still be written below `path`; `None` if that cannot be a place at all.
 fn room(path: &Path) -> Option<u64> {
+    accessat(CWD, path, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).ok()?;
     let stat = statvfs(path).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
@@ -133,10 +134,18 @@ fn sweep(parent: &Path) {
     }
 }
 
-/// Whom a server runs as that we start: ourselves, unless we are root, whom PostgreSQL refuses. Then the first of `names` that there is.
+/// Whom a server runs as that we start: ourselves, unless we are root and may become somebody else. Then the first of `names` that there is.
 pub fn unprivileged(names: &[&str]) -> Option<User> {
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    geteuid().is_root().then(|| user_of(&passwd, names))
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    (geteuid().is_root() && may_become_another(&read("/proc/self/status"))).then(|| user_of(&read("/etc/passwd"), names))
+}
+
+/// A container's root may lack the privilege: CAP_SETGID and CAP_SETUID, and CAP_KILL to end again what it started, bits 5 to 7 of
+/// capabilities(7), in `CapEff` of proc(5).
+fn may_become_another(status: &str) -> bool {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    bits.is_some_and(|bits| bits & 0b1110_0000 == 0b1110_0000)
 }
 
 /// passwd(5): name, password, uid, gid. `nobody` where there is none of `names`, by the number that every system gives it if need be.
@@ -167,6 +176,20 @@ mod tests {
         }
         assert_eq!(user_of(passwd, &["bad"]), User { uid: 65_534, gid: 65_533 });
         assert_eq!(user_of("", &["postgres"]).uid, 65_534);
+    }
+
+    #[test]
+    fn root_without_the_privilege_to_become_another_stays_root() {
+        for (capabilities, expected) in [
+            ("000001ffffffffff", true),
+            ("00000000a80400fb", true),
+            ("00000000000000db", false),
+            ("000000008000001f", false),
+            ("zz", false),
+        ] {
+            assert_eq!(may_become_another(&format!("Name:\tx\nCapEff:\t{capabilities}\n")), expected, "{capabilities}");
+        }
+        assert!(!may_become_another(""));
     }
 
     #[test]

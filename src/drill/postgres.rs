@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Signal, geteuid};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +44,9 @@ impl Server {
         let binary =
             Tool::Postgres.find(wanted).await.map_err(|_| DrillError::NoServer { what: format!("PostgreSQL {wanted} or newer") })?;
         let owner = unprivileged(&["postgres"]);
+        if owner.is_none() && geteuid().is_root() {
+            return Err(DrillError::Root);
+        }
         let place = Place::make(needed(contents), owner).await?;
         match launch(&binary, &place, owner, cancel).await {
             Ok((daemon, password)) => Ok(Self { place, daemon, password, version: binary.version }),
@@ -116,6 +119,7 @@ async fn launch(binary: &Binary, place: &Place, owner: Option<User>, cancel: &Ca
         // in its own directory, which goes with it
         "dynamic_shared_memory_type=mmap",
         "logging_collector=off",
+        "jit=off",
     ] {
         command = command.arg("-c").arg(setting);
     }
