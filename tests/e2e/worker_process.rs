@@ -133,6 +133,29 @@ fn it_names_the_next_three_runs_backs_up_on_time_and_drains_on_sigterm() {
 }
 
 #[test]
+fn it_drills_the_newest_backup_by_cron_and_says_when_that_fails() {
+    let port = Port::free();
+    let config = config(&port, "").replace("[jobs.default]", "[jobs.default]\ndrill = \"* * * * * *\"");
+    let backstay = backstay(&config);
+    backstay.succeed(&["check", "--config-only"]).stdout.contains("drill `* * * * * *`").then_some(()).expect("the next drills are told");
+    let mut worker = Running::start(&backstay);
+    worker.line("nothing to drill");
+    let name = backstay.backup();
+    worker.line("drill passed");
+    backstay.succeed(&["healthcheck"]);
+    assert!(backstay.succeed(&["listbackups", "--json"]).json()[0]["drilled"].is_string());
+    let artifact = backstay.dir().join("backups").join(&name).join("docs/docs.tar.gz");
+    let mut bytes = std::fs::read(&artifact).expect("read");
+    bytes[10] ^= 1;
+    std::fs::write(&artifact, bytes).expect("damaged");
+    worker.line("drill failed");
+    backstay.run(&["healthcheck"]).expect_code(1).expect_message("drill failed");
+    assert_eq!(backstay.succeed(&["listbackups", "--json"]).json()[0]["status"], "damaged");
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.code(), Some(0));
+}
+
+#[test]
 fn systemd_hears_how_it_fares() {
     let port = Port::free();
     let backstay = backstay(&config(&port, "0 3 * * *"));

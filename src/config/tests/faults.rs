@@ -133,6 +133,9 @@ fn a_job_names_what_exists() {
 #[test]
 fn a_job_has_a_schedule_a_policy_a_level_and_times_that_can_be() {
     check("[jobs.default]\nschedule = \"0 0 30 2 *\"\n", "2:12: jobs.default.schedule: `0 0 30 2 *` never fires");
+    check("[jobs.default]\ndrill = \"0 0 30 2 *\"\n", "2:9: jobs.default.drill: `0 0 30 2 *` never fires");
+    let zone = "[jobs.default]\ndrill = \"@weekly\"\ntimezone = \"Berlin\"\n";
+    check(zone, "3:12: jobs.default.timezone: `Berlin` is not an IANA time zone");
     check("[jobs.default]\ntimezone = \"Europe/Berlln\"\n", "2:12: jobs.default.timezone: `Europe/Berlln` is not an IANA time zone");
     check_env(
         "TZ",

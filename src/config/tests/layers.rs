@@ -121,6 +121,15 @@ fn an_empty_string_is_unset_in_every_layer() {
 }
 
 #[test]
+fn a_drill_has_a_schedule_of_its_own_in_the_zone_of_the_job() {
+    let settings = settings("[jobs.default]\ndrill = \"0 5 * * SUN\"\ntimezone = \"Europe/Berlin\"\n", &[]);
+    let job = only_job(&settings);
+    let drill = job.drill.as_ref().expect("a schedule");
+    assert_eq!((drill.text(), drill.zone()), ("0 5 * * SUN", chrono_tz::Europe::Berlin));
+    assert_eq!(job.schedule.as_ref().expect("the default").text(), "0 0 * * *");
+}
+
+#[test]
 fn in_the_file_an_empty_schedule_is_only_by_hand_and_an_empty_listen_no_http() {
     let settings = settings("[jobs.default]\nschedule = \"\"\n[worker]\nlisten = \"\"\n", &[]);
     assert!(only_job(&settings).schedule.is_none());
