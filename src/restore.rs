@@ -10,6 +10,7 @@ pub mod recover;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
@@ -244,7 +245,7 @@ impl Restore {
             let stored = StoredComponent { component: component.clone(), open: self.open.clone() };
             match part.restorer.stage(&stored, &part.options, &run).await {
                 Ok(state) => {
-                    let noted = log.staged(at, &*state).await;
+                    let noted = log.staged(at, state.record()).await;
                     staged.push((component.name.clone(), state));
                     if let Err(error) = noted {
                         return Err(undo(log, staged, Cause::Journal(error), cancel).await);
@@ -287,9 +288,9 @@ impl Restore {
 struct Log(Option<Journal>);
 
 impl Log {
-    async fn staged(&mut self, at: usize, state: &dyn Staged) -> Result<(), JournalError> {
+    async fn staged(&mut self, at: usize, record: Value) -> Result<(), JournalError> {
         match &mut self.0 {
-            Some(journal) => journal.staged(at, state.record()).await,
+            Some(journal) => journal.staged(at, record).await,
             None => Ok(()),
         }
     }
