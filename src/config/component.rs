@@ -55,6 +55,7 @@ fn postgres(name: &str, raw: &RawPostgres, check: &mut Check<'_>) -> Option<Post
         databases: raw.databases.clone(),
         globals: raw.globals,
         jobs: raw.jobs.0.parse().map_or(Jobs::Auto, Jobs::Number),
+        fingerprint: detail(&raw.fingerprint),
     })
 }
 

@@ -297,6 +297,11 @@ pub(super) struct RawPostgres {
     /// Streams of a dump. With more than 1, big tables go into archives of their own, where there are any; `auto`: as many as gain
     /// something, by the sizes of database and tables and by cores. A restore decides for itself.
     pub jobs: RawStreams,
+    /// What a backup notes for a restore to be compared with: the number of rows and a hash over all of them for each table, with sequences,
+    /// large objects and the schema; `counts`: the same without hashes of rows and large objects; `off`: nothing. A restore compares what
+    /// both the backup and this key allow.
+    #[schemars(extend("enum" = ["full", "counts", "off"]))]
+    pub fingerprint: String,
 }
 
 impl Default for RawPostgres {
@@ -315,6 +320,7 @@ impl Default for RawPostgres {
             databases: Vec::new(),
             globals: true,
             jobs: RawStreams::default(),
+            fingerprint: "full".into(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Restores of PostgreSQL databases, onto servers in use.
 
+mod fingerprints;
 mod stored;
 mod streams;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use backstay::chain::describe;
 use backstay::component::postgres::{
-    Binary, Dump, Endpoint, Patience, PostgresError, PostgresOptions, PostgresSource, Snapshot, Tool, facts,
+    Binary, Dump, Endpoint, Order, Patience, PostgresError, PostgresOptions, PostgresSource, Snapshot, Tool, facts,
 };
 use backstay::component::{Artifact, ComponentError, Notes, RunContext, Source};
 use backstay::secret::Secret;
@@ -277,11 +277,15 @@ pub async fn until(mut done: impl FnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(20), waited).await.expect("in time");
 }
 
+fn order<'a>(endpoint: &'a Endpoint, pg_dump: &'a Binary, notes: &'a Notes, cancel: &'a CancellationToken) -> Order<'a> {
+    Order { endpoint, pg_dump, patience: &IMPATIENT, notes, cancel, accounts: None }
+}
+
 async fn start(server: &Postgres, database: &str) -> Result<Dump, PostgresError> {
     let endpoint = Endpoint::from_options(&options(&server.url(database))).expect("an endpoint");
     let (endpoint, _) = endpoint.settle(None).await.expect("a connection");
     let pg_dump = Tool::PgDump.find(15).await.expect("installed");
-    Dump::start(&endpoint, &pg_dump, &IMPATIENT, &Notes::default(), &CancellationToken::new()).await
+    Dump::start(&order(&endpoint, &pg_dump, &Notes::default(), &CancellationToken::new())).await
 }
 
 /// The race of all races: a snapshot alone would read the table as empty, and succeed.
@@ -365,7 +369,7 @@ async fn a_queued_exclusive_lock_costs_a_new_snapshot_and_not_the_dump() {
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
     let pg_dump = Binary { path, major: 15, version: "15".into() };
     let endpoint = Endpoint::from_options(&options(&server.url("postgres"))).expect("an endpoint");
-    let mut dump = Dump::start(&endpoint, &pg_dump, &IMPATIENT, &Notes::default(), &CancellationToken::new()).await.expect("a dump");
+    let mut dump = Dump::start(&order(&endpoint, &pg_dump, &Notes::default(), &CancellationToken::new())).await.expect("a dump");
     let mut archive = Vec::new();
     dump.read_to_end(&mut archive).await.expect("whole");
     restore(&server, "again", &archive);

@@ -40,6 +40,11 @@ const BUFFER: usize = 256 << 10;
 const DATA: u8 = 1;
 const BLOBS: u8 = 3;
 
+/// Whether what begins with `bytes` is an archive of a version that is understood; `WriteHead`.
+pub fn is_known(bytes: &[u8]) -> bool {
+    matches!(bytes.strip_prefix(MAGIC), Some([1, minor, ..]) if MINORS.contains(minor))
+}
+
 /// Why a stream is no archive that can be read.
 #[derive(Debug, Error)]
 pub enum ArchiveError {
@@ -73,6 +78,8 @@ pub enum Section {
 pub struct Entry {
     /// Positive, and of this entry alone.
     pub id: i32,
+    /// Of the catalog's row, for a `TABLE DATA` the table's; 0: none is recorded.
+    pub oid: u32,
     /// The object's name.
     pub tag: String,
     /// `TABLE`, `TABLE DATA`, `ACL`, …
@@ -196,6 +203,11 @@ impl<R: AsyncRead + Unpin> Archive<R> {
         buffer.truncate(end);
         buffer.drain(..start);
         (buffer, source)
+    }
+
+    /// Bytes of a number, without its sign.
+    pub fn int_size(&self) -> usize {
+        self.int_size
     }
 
     /// The next block, after what is left of the one before it; `None` at the archive's end, where the source has ended too.
@@ -414,7 +426,8 @@ impl<R: AsyncRead + Unpin> Toc<'_, R> {
         let id = i32::try_from(self.number().await?).ok().filter(|id| *id > 0);
         let id = id.ok_or(ArchiveError::Malformed("an entry without a number"))?;
         let _had_dumper = self.number().await?;
-        let (_class, _oid) = (self.text().await?, self.text().await?);
+        let (_class, oid) = (self.text().await?, self.text().await?);
+        let oid = oid.and_then(|oid| oid.parse().ok()).unwrap_or(0);
         let tag = self.text().await?.unwrap_or_default();
         let kind = self.text().await?.unwrap_or_default();
         let section = match self.number().await? {
@@ -436,7 +449,7 @@ impl<R: AsyncRead + Unpin> Toc<'_, R> {
         // `_ReadExtraToc`: 3 is K_OFFSET_NO_DATA
         let has_data = self.input.byte(Self::WHERE).await? != 3;
         self.input.bytes(offset_size, Self::WHERE).await?;
-        Ok(Entry { id, tag, kind, section, namespace, copy, setting, has_data })
+        Ok(Entry { id, oid, tag, kind, section, namespace, copy, setting, has_data })
     }
 }
 

@@ -13,22 +13,39 @@ use tokio::io::{AsyncRead, AsyncReadExt, Chain, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::PostgresError;
-use super::archive::{Archive, ArchiveError, Head};
+use super::account::{self, Account, Accounts, Begun};
+use super::archive::{self, Archive, ArchiveError, Head};
 use super::binaries::Binary;
 use super::connect::Endpoint;
 use super::snapshot::{self, Patience, Snapshot};
 use super::streams::{self, Sizes, Table};
-use crate::component::{ComponentError, Notes};
+use super::tap::{self, Tap};
+use crate::component::{ComponentError, Detail, Notes};
 use crate::process::{ChildStream, Command, ProcessError, Stderr};
 
 /// Bytes of an archive's head: magic, three version bytes, and what need not interest us.
 const HEAD: usize = 11;
+
+/// What is to be dumped, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// Its database.
+    pub endpoint: &'a Endpoint,
+    pub pg_dump: &'a Binary,
+    pub patience: &'a Patience,
+    pub notes: &'a Notes,
+    pub cancel: &'a CancellationToken,
+    /// Where its fingerprint goes; `None`: there is to be none.
+    pub accounts: Option<&'a Arc<Accounts>>,
+}
 
 /// A dump that has begun. Its end comes only after `pg_dump` succeeded; that of the last of several on one snapshot, after the snapshot
 /// was still held.
 #[derive(Debug)]
 pub struct Dump {
     inner: Chain<Cursor<Vec<u8>>, ChildStream>,
+    /// Sums up what flows, after so many bytes of the head.
+    tap: Option<(usize, Tap)>,
     database: String,
     /// The archive format's version, such as `1.14`.
     pub archive_version: Option<String>,
@@ -46,14 +63,8 @@ impl Dump {
     ///
     /// # Errors
     /// [`PostgresError::Locked`], [`PostgresError::Dump`], and those of [`Snapshot::take`]; with several, [`PostgresError::Split`].
-    pub async fn start_all(
-        endpoint: &Endpoint,
-        pg_dump: &Binary,
-        patience: &Patience,
-        notes: &Notes,
-        cancel: &CancellationToken,
-        archives: usize,
-    ) -> Result<Vec<Self>, PostgresError> {
+    pub async fn start_all(order: &Order<'_>, archives: usize) -> Result<Vec<Self>, PostgresError> {
+        let Order { endpoint, patience, .. } = *order;
         let database = endpoint.database();
         let mut attempt = 0;
         loop {
@@ -65,7 +76,7 @@ impl Dump {
             } else {
                 Vec::new()
             };
-            let error = match start(endpoint, pg_dump, patience, snapshot, notes, cancel, shares).await {
+            let error = match start(order, snapshot, shares).await {
                 Ok(dumps) => return Ok(dumps),
                 Err(error) => error,
             };
@@ -84,15 +95,9 @@ impl Dump {
     ///
     /// # Errors
     /// As [`Self::start_all`].
-    pub async fn start(
-        endpoint: &Endpoint,
-        pg_dump: &Binary,
-        patience: &Patience,
-        notes: &Notes,
-        cancel: &CancellationToken,
-    ) -> Result<Self, PostgresError> {
-        let mut all = Self::start_all(endpoint, pg_dump, patience, notes, cancel, 1).await?;
-        all.pop().ok_or_else(|| PostgresError::NothingDumped { database: endpoint.database().to_owned() })
+    pub async fn start(order: &Order<'_>) -> Result<Self, PostgresError> {
+        let mut all = Self::start_all(order, 1).await?;
+        all.pop().ok_or_else(|| PostgresError::NothingDumped { database: order.endpoint.database().to_owned() })
     }
 
     /// Of the `pg_dump`, while it runs.
@@ -102,96 +107,161 @@ impl Dump {
 }
 
 /// Starts all archives on one snapshot and waits for their heads.
-async fn start(
-    endpoint: &Endpoint,
-    pg_dump: &Binary,
-    patience: &Patience,
-    snapshot: Snapshot,
-    notes: &Notes,
-    cancel: &CancellationToken,
-    shares: Vec<Vec<Table>>,
-) -> Result<Vec<Dump>, PostgresError> {
+async fn start(order: &Order<'_>, snapshot: Snapshot, shares: Vec<Vec<Table>>) -> Result<Vec<Dump>, PostgresError> {
+    let Order { endpoint, pg_dump, patience, notes, cancel, accounts } = *order;
     let database = endpoint.database();
     let taken = snapshot.taken();
+    let early = match accounts {
+        Some(_) => Some(account::begin(&snapshot).await),
+        None => None,
+    };
     let common = command(endpoint, pg_dump, snapshot.id(), patience);
-    let held = Arc::new(Held { snapshot: Mutex::new(Some(snapshot)), left: AtomicUsize::new(1 + shares.len()), said: Mutex::default() });
+    let held = Arc::new(Held::new(snapshot, 1 + shares.len()));
     let excluded = shares.iter().flatten().map(|table| format!("--exclude-table-data={}", table.pattern()));
     let main = common.clone().args(excluded);
     let mut streams = Vec::new();
     for command in std::iter::once(main).chain(shares.iter().map(|tables| rows_of(common.clone(), tables))) {
         streams.push(command.stream(cancel)?.then(finish(Arc::clone(&held), notes.clone(), database.to_owned())));
     }
-    let whole = !shares.is_empty();
-    let heads: Vec<_> = streams.into_iter().map(|stream| begin(stream, whole, database).boxed()).collect();
-    let mut begun = try_join_all(heads).await?.into_iter();
-    let main = begun.next().ok_or_else(|| PostgresError::NothingDumped { database: database.to_owned() })?;
-    let (mut rows, mut checked) = (Vec::new(), Vec::new());
-    for (tables, begun) in shares.into_iter().zip(begun) {
-        let patterns = tables.iter().map(Table::pattern).collect();
-        checked.extend(begun.head.map(|head| (tables, head)));
-        rows.push((begun.bytes, begun.stream, patterns));
+    let tapped = accounts.filter(|accounts| accounts.detail() == Detail::Full).map(|_| tap::Shared::default());
+    let needed = match (shares.is_empty(), &tapped) {
+        (false, _) => Needed::Head,
+        (true, Some(_)) => Needed::HeadIfKnown,
+        (true, None) => Needed::Version,
+    };
+    let heads: Vec<_> = streams.into_iter().map(|stream| begin(stream, needed, database).boxed()).collect();
+    let mut begun = try_join_all(heads).await?;
+    let taps: Vec<_> = begun.iter().enumerate().map(|(at, begun)| begun.tap(at == 0, tapped.as_ref())).collect();
+    let heads: Vec<_> = begun.iter_mut().map(|begun| begun.head.take()).collect();
+    if let [Some((main, _)), rows @ ..] = heads.as_slice()
+        && !rows.is_empty()
+    {
+        let rows = shares.iter().zip(rows).filter_map(|(tables, head)| Some((tables.as_slice(), &head.as_ref()?.0)));
+        streams::check(database, main, rows)?;
     }
-    let archive_version = archive_version(&main.bytes);
-    if let Some(head) = &main.head {
-        streams::check(database, head, &checked)?;
+    let archive_version = begun.first().and_then(|main| archive_version(&main.bytes));
+    if let (Some(accounts), Some(early)) = (accounts, early) {
+        held.account(accounts, early, tapped);
     }
-    let all = std::iter::once((main.bytes, main.stream, Vec::new())).chain(rows);
-    let dump = |(bytes, stream, tables): (Vec<u8>, ChildStream, _)| Dump {
-        inner: Cursor::new(bytes).chain(stream),
+    let tables = std::iter::once(Vec::new()).chain(shares.iter().map(|tables| tables.iter().map(Table::pattern).collect()));
+    let dump = |((begun, tap), tables): ((Begin, _), _)| Dump {
+        inner: Cursor::new(begun.bytes).chain(begun.stream),
+        tap,
         database: database.to_owned(),
         archive_version: archive_version.clone(),
         taken,
         tables,
     };
-    Ok(all.map(dump).collect())
+    Ok(begun.into_iter().zip(taps).zip(tables).map(dump).collect())
+}
+
+/// How much of an archive has to be read before it flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needed {
+    /// What tells its version.
+    Version,
+    /// The whole head, if it is of a version that we understand.
+    HeadIfKnown,
+    /// The whole head.
+    Head,
 }
 
 /// A stream whose first bytes were read.
-struct Begun {
+struct Begin {
     bytes: Vec<u8>,
     stream: ChildStream,
-    /// Where it was asked for.
-    head: Option<Head>,
+    /// If it was asked for, with the size of its numbers; its own bytes are in `bytes`.
+    head: Option<(Head, usize)>,
+    /// Bytes of it.
+    length: usize,
 }
 
-/// Waits until `pg_dump` has its locks; reads the `whole` head or only what tells the version.
-async fn begin(mut stream: ChildStream, whole: bool, database: &str) -> Result<Begun, PostgresError> {
-    let fault = |source| PostgresError::Dump { database: database.to_owned(), source };
-    if !whole {
-        let bytes = read_head(&mut stream).await.map_err(fault)?;
-        if bytes.is_empty() {
-            return Err(PostgresError::NothingDumped { database: database.to_owned() });
+impl Begin {
+    /// What sums up its blocks, and where they begin.
+    fn tap(&self, main: bool, tapped: Option<&tap::Shared>) -> Option<(usize, Tap)> {
+        let tapped = tapped?;
+        match &self.head {
+            Some((head, int_size)) => Some((self.length, Tap::new(head, *int_size, main, Arc::clone(tapped)))),
+            None => {
+                tapped.lock().unwrap_or_else(PoisonError::into_inner).broken = Some("its format is of an unknown version");
+                None
+            }
         }
-        return Ok(Begun { bytes, stream, head: None });
     }
-    let (mut head, archive) = Archive::open(stream).await.map_err(|error| match error {
+}
+
+/// Waits until `pg_dump` has its locks; reads what is needed of the head.
+async fn begin(mut stream: ChildStream, needed: Needed, database: &str) -> Result<Begin, PostgresError> {
+    let fault = |source| PostgresError::Dump { database: database.to_owned(), source };
+    let bytes = read_head(&mut stream).await.map_err(fault)?;
+    if bytes.is_empty() {
+        return Err(PostgresError::NothingDumped { database: database.to_owned() });
+    }
+    if needed == Needed::Version || (needed == Needed::HeadIfKnown && !archive::is_known(&bytes)) {
+        return Ok(Begin { bytes, stream, head: None, length: 0 });
+    }
+    let (mut head, archive) = Archive::open(Cursor::new(bytes).chain(stream)).await.map_err(|error| match error {
         ArchiveError::Read(source) => fault(source),
         source => PostgresError::Head { database: database.to_owned(), source },
     })?;
     let mut bytes = std::mem::take(&mut head.raw);
+    let (length, int_size) = (bytes.len(), archive.int_size());
     let (more, stream) = archive.into_rest();
     bytes.extend_from_slice(&more);
-    Ok(Begun { bytes, stream, head: Some(head) })
+    Ok(Begin { bytes, stream: stream.into_inner().1, head: Some((head, int_size)), length })
 }
 
 /// What the archives on one snapshot have in common.
 #[derive(Debug)]
 struct Held {
-    snapshot: Mutex<Option<Snapshot>>,
+    /// Before the snapshot, which it uses.
+    account: Mutex<Option<Account>>,
+    snapshot: Arc<Snapshot>,
     /// Archives that have not ended.
     left: AtomicUsize,
     /// Warnings; several archives may give the same.
     said: Mutex<BTreeSet<String>>,
 }
 
+impl Held {
+    fn new(snapshot: Snapshot, archives: usize) -> Self {
+        Self { account: Mutex::default(), snapshot: Arc::new(snapshot), left: AtomicUsize::new(archives), said: Mutex::default() }
+    }
+
+    /// Begins to count beside the archives.
+    fn account(&self, accounts: &Arc<Accounts>, early: Begun, tapped: Option<tap::Shared>) {
+        let account = Account::start(Arc::clone(accounts), early, Arc::clone(&self.snapshot), tapped);
+        *self.account.lock().unwrap_or_else(PoisonError::into_inner) = Some(account);
+    }
+
+    /// After the last archive: finishes the fingerprint, and gives the snapshot back, which must have lived until now.
+    async fn release(&self) -> Result<(), PostgresError> {
+        let account = self.account.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let idle = match account {
+            Some(account) => account.settle().await?,
+            None => true,
+        };
+        // a session that is still counting goes when its connection does
+        if idle || self.snapshot.is_lost() { self.snapshot.release().await } else { Ok(()) }
+    }
+}
+
 /// Errors name the database, as a component's error that knows its advice.
 impl AsyncRead for Dump {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        Pin::new(&mut this.inner).poll_read(cx, buf).map_err(|source| {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.inner).poll_read(cx, buf).map_err(|source| {
             let error = PostgresError::Dump { database: this.database.clone(), source };
             io::Error::other(ComponentError::Postgres(error))
-        })
+        });
+        if let Some((head, tap)) = &mut this.tap {
+            let bytes = &buf.filled()[before..];
+            let skipped = bytes.len().min(*head);
+            *head -= skipped;
+            tap.feed(&bytes[skipped..]);
+        }
+        read
     }
 }
 
@@ -204,6 +274,8 @@ fn command(endpoint: &Endpoint, pg_dump: &Binary, snapshot: &str, patience: &Pat
         .arg(format!("--lock-wait-timeout={}ms", patience.lock_wait.as_millis().max(1)))
         .arg(format!("--snapshot={snapshot}"))
         .envs(endpoint.child_env(pg_dump.major))
+        // as a fingerprint is read back; what is meant is the same in every zone
+        .env("PGTZ", "UTC")
 }
 
 /// The rows of `tables` and nothing else, also where there are none.
@@ -245,11 +317,7 @@ fn finish(
             if held.left.fetch_sub(1, Ordering::AcqRel) > 1 {
                 return Ok(());
             }
-            let snapshot = held.snapshot.lock().unwrap_or_else(PoisonError::into_inner).take();
-            match snapshot {
-                Some(snapshot) => snapshot.release().await.map_err(io::Error::other),
-                None => Ok(()),
-            }
+            held.release().await.map_err(io::Error::other)
         })
     }
 }

@@ -3,13 +3,16 @@
 //! Whichever is opened first starts all of them. Each then waits on its pipe until its own turn has come, which may be after the others
 //! have ended: memory may have room for one at a time.
 
+use std::sync::Arc;
+
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::PostgresError;
+use super::account::Accounts;
 use super::binaries::Binary;
 use super::connect::Endpoint;
-use super::dump::Dump;
+use super::dump::{Dump, Order};
 use super::snapshot::Patience;
 use crate::component::Notes;
 
@@ -21,6 +24,8 @@ pub struct Group {
     pub patience: Patience,
     pub notes: Notes,
     pub cancel: CancellationToken,
+    /// Where its fingerprint goes.
+    pub accounts: Option<Arc<Accounts>>,
     /// How many archives; at least 1.
     pub archives: usize,
     pub state: Mutex<State>,
@@ -49,7 +54,7 @@ impl Group {
         if matches!(*state, State::Waiting) {
             // whoever is dropped while it waits leaves a group that failed
             *state = State::Failed;
-            let dumps = Dump::start_all(&self.endpoint, &self.pg_dump, &self.patience, &self.notes, &self.cancel, self.archives).await?;
+            let dumps = Dump::start_all(&self.order(), self.archives).await?;
             tables = Some(dumps.iter().skip(1).map(|dump| dump.tables.clone()).collect());
             *state = State::Begun(dumps.into_iter().map(Some).collect());
         }
@@ -59,5 +64,16 @@ impl Group {
         };
         let dump = dump.ok_or_else(|| PostgresError::Together { database: self.endpoint.database().to_owned() })?;
         Ok((dump, tables))
+    }
+
+    fn order(&self) -> Order<'_> {
+        Order {
+            endpoint: &self.endpoint,
+            pg_dump: &self.pg_dump,
+            patience: &self.patience,
+            notes: &self.notes,
+            cancel: &self.cancel,
+            accounts: self.accounts.as_ref(),
+        }
     }
 }

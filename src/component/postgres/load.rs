@@ -139,6 +139,10 @@ impl Load<'_> {
             let restored = async { self.loaded(command.feed(pipe, self.cancel).await) };
             match tokio::join!(self.blocks(&head, schema, &mut archive, &sessions, Some(sink)), restored) {
                 (Err(fault @ Fault::Archive(_)), _) => Err(fault),
+                // which leaves pg_restore without the rest of its input
+                (Err(Fault::Server(error)), _) if !matches!(error, PostgresError::Restore(RestoreError::PipeClosed)) => {
+                    Err(Fault::Server(error))
+                }
                 (_, Err(error)) => Err(Fault::Server(error)),
                 (blocks, Ok(())) => blocks,
             }

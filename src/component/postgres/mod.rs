@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use thiserror::Error;
 use tokio_postgres::error::SqlState;
 
+use crate::component::Detail;
 use crate::name::ComponentName;
 use crate::process::ProcessError;
 use crate::secret::{Secret, SecretError};
 
+mod account;
 mod adopt;
 mod analyze;
 mod apply;
@@ -22,13 +24,17 @@ mod destination;
 mod dump;
 mod dumpall;
 pub mod facts;
+pub mod fingerprint;
 mod globals;
 mod group;
 mod helper;
 mod inspect;
+mod lines;
 mod load;
 mod passfile;
 mod plan;
+mod proof;
+mod readback;
 mod recreate;
 mod resolve;
 mod restore;
@@ -43,13 +49,15 @@ mod sql;
 mod staged;
 mod streams;
 mod swap;
+mod tap;
 mod tls;
+mod witness;
 mod workload;
 
 pub use binaries::{Binary, Tool};
 pub use connect::Endpoint;
 pub use contents::{Contents, DatabaseContents};
-pub use dump::Dump;
+pub use dump::{Dump, Order};
 pub use restore::PostgresRestorer;
 pub use restore_error::RestoreError;
 pub use snapshot::{Holder, Patience, Snapshot};
@@ -127,10 +135,16 @@ pub enum PostgresError {
         source: archive::ArchiveError,
     },
     /// `table`: quoted, with its schema.
+    /// `what`: a sentence.
+    #[error("dump database `{database}`: {what}")]
+    Lacks { database: String, what: String },
     #[error("dump database `{database}` in several streams: the rows of {table} are not in the one archive where they should be")]
     Split { database: String, table: String },
     #[error("dump database `{database}`: another of its streams failed")]
     Together { database: String },
+    /// What a restore made differs from what was backed up, in sentences.
+    #[error("the restored database differs: {}", .0.join("; "))]
+    Differs(Vec<String>),
     #[error(transparent)]
     Restore(#[from] restore_error::RestoreError),
     #[error(transparent)]
@@ -158,6 +172,10 @@ impl PostgresError {
                 Some(format!("Install the PostgreSQL {server} client programs, so that the backup can be restored to this server."))
             }
             Self::Pooler { .. } => Some("Point the component at the PostgreSQL server itself, or at a pool with session pooling.".into()),
+            Self::Lacks { .. } => Some(
+                "The backup would not hold all that is there. Report it; `fingerprint = \"off\"` of this component makes a backup without the check."
+                    .into(),
+            ),
             Self::Split { .. } => Some("Set `jobs` of this component to 1, and report it.".into()),
             Self::NoDatabase { .. } => Some("Correct `databases`, or use [\"*\"] for all of them.".into()),
             Self::Locked { .. } => {
@@ -209,6 +227,8 @@ pub struct PostgresOptions {
     /// Roles and tablespaces too.
     pub globals: bool,
     pub jobs: Jobs,
+    /// How much of a database is noted at a backup and compared after a restore.
+    pub fingerprint: Detail,
 }
 
 /// Streams of a dump of one database.
@@ -244,6 +264,7 @@ impl PostgresOptions {
             databases: Vec::new(),
             globals: true,
             jobs: Jobs::default(),
+            fingerprint: Detail::default(),
         }
     }
 }

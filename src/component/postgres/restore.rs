@@ -16,6 +16,7 @@ use super::globals::Object;
 use super::helper::{Role, Suffix};
 use super::inspect::{self, Server};
 use super::load::Loader;
+use super::proof::Proof;
 use super::restore_error::RestoreError;
 use super::server::refuse_pooler;
 use super::staged::{Helper, StagedPostgres};
@@ -102,6 +103,7 @@ impl Restorer for PostgresRestorer {
 
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
         let Prepared { contents, place, endpoint, mut client, mut server, binary } = self.prepare(&part.component, options).await?;
+        let proof = Proof::read(part, self.options.fingerprint, options).await?;
         let mut staged = StagedPostgres::new(endpoint, options.keep_old, self.patience);
         staged.beside = options.to == Destination::Beside;
         staged.cluster = adopt::cluster(&client).await;
@@ -111,6 +113,10 @@ impl Restorer for PostgresRestorer {
                 flags.extend(["--no-owner", "--no-privileges", "--no-tablespaces"]);
             } else {
                 globals(&contents, part, &options.to, &mut client, &mut server, &mut staged, &mut flags, &run.cancel).await?;
+                let missing = proof.missing_roles(&server.host.roles);
+                if !missing.is_empty() && options.to != Destination::Beside {
+                    staged.warn([format!("roles of the server that was backed up are missing here: {}", missing.join(", "))]);
+                }
             }
             let workload = Workload::ask(&client).await?.with_sessions(options.jobs);
             // Loading takes long; an idle connection may not survive it.
@@ -119,7 +125,7 @@ impl Restorer for PostgresRestorer {
             let suffix = Suffix::from(run.id);
             for (at, database) in contents.databases.iter().enumerate() {
                 let name = place.name(&database.name);
-                stage_one(database, name, (suffix, at), &loader, &server, &part.open, &mut staged, &run.cancel).await?;
+                stage_one(database, name, (suffix, at), &loader, &server, &part.open, &proof, &mut staged, &run.cancel).await?;
             }
             Ok(())
         };
@@ -132,6 +138,7 @@ impl Restorer for PostgresRestorer {
                 }
                 Err(match error {
                     PostgresError::Cancelled => ComponentError::Cancelled,
+                    PostgresError::Differs(what) => ComponentError::Differs(what),
                     error => error.into(),
                 })
             }
@@ -204,6 +211,7 @@ async fn stage_one(
     loader: &Loader,
     server: &Server,
     open: &ArtifactOpener,
+    proof: &Proof,
     staged: &mut StagedPostgres,
     cancel: &CancellationToken,
 ) -> Result<(), PostgresError> {
@@ -226,6 +234,7 @@ async fn stage_one(
     drop(client);
     tracing::info!(database = name, helper = new, "loading a database");
     loader.load(&endpoint, &new, database, open, cancel).await?;
+    proof.compare(&endpoint, (&database.name, name, &new), loader.workload.sessions, staged, cancel).await?;
     analyze(&endpoint, &new, name, loader.workload, staged, cancel).await?;
 
     let (_, client) = inspect::connect(&endpoint, &[name, &new]).await?;

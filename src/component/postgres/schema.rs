@@ -102,7 +102,7 @@ mod tests {
 
     fn entry(id: i32, kind: &str, section: Section, copy: Option<&str>, has_data: bool) -> Entry {
         let copy = copy.map(str::to_owned);
-        Entry { id, tag: "t".into(), kind: kind.into(), section, namespace: None, copy, setting: None, has_data }
+        Entry { id, oid: 0, tag: "t".into(), kind: kind.into(), section, namespace: None, copy, setting: None, has_data }
     }
 
     fn head() -> Head {

@@ -89,6 +89,16 @@ impl Snapshot {
         &self.id
     }
 
+    /// The name of its database.
+    pub(super) fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Whether the session that holds it is known to have ended.
+    pub(super) fn is_lost(&self) -> bool {
+        self.exporter.is_closed()
+    }
+
     /// The session that holds it, which sees what the snapshot shows.
     pub(super) fn exporter(&self) -> &Client {
         &self.exporter
@@ -104,7 +114,7 @@ impl Snapshot {
     /// # Errors
     /// [`PostgresError::SnapshotLost`] when the exporter had died: whoever imported the snapshot may have read tables that were no longer
     /// protected.
-    pub async fn release(self) -> Result<(), PostgresError> {
+    pub async fn release(&self) -> Result<(), PostgresError> {
         let lost = |source| PostgresError::SnapshotLost { database: self.database.clone(), source };
         self.exporter.batch_execute("SELECT 1; COMMIT").await.map_err(lost)
     }

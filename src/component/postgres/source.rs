@@ -14,6 +14,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
+use super::account::Accounts;
 use super::binaries::{Binary, TRANSACTION_TIMEOUT, Tool};
 use super::connect::Endpoint;
 use super::dump::Dump;
@@ -22,8 +23,8 @@ use super::group::Group;
 use super::server::{self, Database, Server};
 use super::snapshot::Patience;
 use super::streams::Sizes;
-use super::{Jobs, PostgresError, PostgresOptions, dumpall, helper, query};
-use crate::component::{Artifact, ByteStream, ComponentError, Notes, RunContext, Source};
+use super::{Jobs, PostgresError, PostgresOptions, dumpall, helper, query, witness};
+use crate::component::{Artifact, ByteStream, ComponentError, Detail, Notes, RunContext, Source};
 use crate::manifest::{Facts, Format, Kind};
 use crate::name::{ComponentName, file_stem};
 
@@ -67,7 +68,8 @@ impl PostgresSource {
             names => names.to_vec(),
         };
         let Selection { databases, skipped } = select(&wanted, server::databases(&client).await?)?;
-        Ok(Survey { endpoint, server, pg_dump, databases, skipped })
+        let roles = if self.options.globals { witness::roles(&client).await.map_err(query("list the roles"))? } else { Vec::new() };
+        Ok(Survey { endpoint, server, pg_dump, databases, roles, skipped })
     }
 
     /// About how many bytes each archive of the endpoint's database but the main one will hold. A database that cannot be entered fails
@@ -117,6 +119,8 @@ struct Survey {
     server: Server,
     pg_dump: Binary,
     databases: Databases,
+    /// Names; empty unless globals are wanted.
+    roles: Vec<String>,
     /// Sentences.
     skipped: Vec<String>,
 }
@@ -211,7 +215,10 @@ impl Source for PostgresSource {
         if self.options.globals {
             artifacts.push(globals(survey.endpoint.clone(), survey.server.major(), run.clone()));
         }
+        let accounts = (self.options.fingerprint != Detail::Off)
+            .then(|| Arc::new(Accounts::new(self.options.fingerprint, survey.roles, run.notes.clone())));
         let job = Arc::new(Job {
+            accounts,
             endpoint: survey.endpoint,
             pg_dump: survey.pg_dump,
             patience: self.patience,
@@ -252,6 +259,7 @@ fn globals(endpoint: Endpoint, major: u32, run: RunContext) -> Artifact {
 
 /// What the dumps of one run have in common.
 struct Job {
+    accounts: Option<Arc<Accounts>>,
     endpoint: Endpoint,
     pg_dump: Binary,
     patience: Patience,
@@ -275,6 +283,7 @@ fn dump(job: &Arc<Job>, database: String, facts: &DatabaseFacts, shares: Vec<u64
         patience: job.patience,
         notes: job.run.notes.clone(),
         cancel: job.run.cancel.clone(),
+        accounts: job.accounts.clone(),
         archives: 1 + shares.len(),
         state: Mutex::default(),
     });

@@ -114,7 +114,7 @@ impl Sizes {
 ///
 /// # Errors
 /// [`PostgresError::Split`] names a table.
-pub fn check(database: &str, main: &Head, shares: &[(Vec<Table>, Head)]) -> Result<(), PostgresError> {
+pub fn check<'a>(database: &str, main: &Head, shares: impl IntoIterator<Item = (&'a [Table], &'a Head)>) -> Result<(), PostgresError> {
     let rows = |head: &Head| -> BTreeSet<(String, String)> {
         let data = head.entries.iter().filter(|e| e.kind == "TABLE DATA");
         data.map(|e| (e.namespace.clone().unwrap_or_default(), e.tag.clone())).collect()
@@ -179,6 +179,7 @@ mod tests {
     fn head(tables: &[&str]) -> Head {
         let entry = |(at, table): (usize, &&str)| Entry {
             id: i32::try_from(at).expect("few") + 1,
+            oid: 0,
             tag: (*table).to_owned(),
             kind: "TABLE DATA".into(),
             section: Section::Data,
@@ -194,8 +195,8 @@ mod tests {
     #[test]
     fn rows_that_are_in_no_archive_or_in_two_are_found() {
         let check = |main: &[&str], piece: &[&str]| {
-            let shares = [(sizes(0, &[1, 1]).tables, head(piece))];
-            check("app", &head(main), &shares).map_err(|e| e.to_string())
+            let (tables, piece) = (sizes(0, &[1, 1]).tables, head(piece));
+            check("app", &head(main), [(tables.as_slice(), &piece)]).map_err(|e| e.to_string())
         };
         assert_eq!(check(&["t2"], &["t0", "t1"]), Ok(()));
         for (main, piece, table) in [(&["t2", "t1"][..], &["t0", "t1"][..], "t1"), (&[], &["t0"], "t1"), (&[], &["t0", "t1", "t3"], "t3")] {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use backstay::chain::describe;
 use backstay::clock::SystemClock;
 use backstay::component::postgres::{
-    Binary, Dump, Endpoint, Jobs, Patience, PostgresOptions, PostgresRestorer, PostgresSource, archive, facts,
+    Binary, Dump, Endpoint, Jobs, Order, Patience, PostgresOptions, PostgresRestorer, PostgresSource, archive, facts,
 };
 use backstay::component::{Artifact, ByteStream, ComponentError, Notes, RestoreOptions, Restorer, RunContext, Source};
 use backstay::job::{self, Job, Request};
@@ -334,7 +334,8 @@ async fn a_queued_exclusive_lock_costs_a_new_snapshot_and_not_the_streams() {
     let endpoint = Endpoint::from_options(&PostgresOptions { database: Some("app".into()), ..source }).expect("an endpoint");
     let pg_dump = waits_first(&server);
     let (notes, cancel) = (Notes::default(), CancellationToken::new());
-    let dumps = Dump::start_all(&endpoint, &pg_dump.0, &IMPATIENT, &notes, &cancel, 3).await.expect("streams");
+    let order = Order { endpoint: &endpoint, pg_dump: &pg_dump.0, patience: &IMPATIENT, notes: &notes, cancel: &cancel, accounts: None };
+    let dumps = Dump::start_all(&order, 3).await.expect("streams");
     let mut found = Vec::new();
     for mut dump in dumps {
         let mut bytes = Vec::new();
