@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use ignore::gitignore::GitignoreBuilder;
 
 use super::moment::Moment;
+use crate::component::postgres::TableName;
 use crate::name::{ComponentName, JobName, TargetName};
 
 /// Backups of PostgreSQL, Redis and directories, streamed to object stores, restorable with stock tools.
@@ -152,6 +154,12 @@ pub(super) struct RestoreArgs {
     /// Only this database of a PostgreSQL component, and nothing else; repeatable
     #[arg(long, value_name = "NAME", help_heading = PARTIAL)]
     pub(super) database: Vec<String>,
+    /// Only this table with its indexes, `schema.table`, into a new database beside the live one; repeatable
+    #[arg(long, value_name = "SCHEMA.TABLE", help_heading = PARTIAL)]
+    pub(super) table: Vec<TableName>,
+    /// Only what this gitignore-style glob matches in a directory, into a new directory beside the live one; repeatable
+    #[arg(long, value_name = "GLOB", value_parser = glob, help_heading = PARTIAL, conflicts_with_all = ["database", "table"])]
+    pub(super) path: Vec<String>,
     /// PostgreSQL: everything belongs to the user who restores; no roles, tablespaces or privileges of the backup
     #[arg(long)]
     pub(super) no_owner: bool,
@@ -170,6 +178,12 @@ pub(super) struct RestoreArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// A glob that can match something.
+fn glob(text: &str) -> Result<String, String> {
+    let valid = GitignoreBuilder::new("").add_line(None, text).map(|_| ()).map_err(|error| error.to_string());
+    valid.map(|()| text.to_owned())
 }
 
 #[derive(Debug, clap::Args)]

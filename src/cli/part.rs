@@ -1,4 +1,6 @@
-//! Which component `--database` means (pure): one, and nothing else of the backup is restored.
+//! Which component `--database`, `--table` and `--path` mean (pure): one, and nothing else of the backup is restored.
+
+use std::collections::BTreeSet;
 
 use super::args::RestoreArgs;
 use crate::error::Error;
@@ -22,19 +24,37 @@ pub(super) fn names(manifest: &Manifest, args: &RestoreArgs) -> Result<Vec<Compo
             Some(component) if component.kind != kind => {
                 return usage(format!("{option} is for a {} component, which `{name}` is not", kind.as_str()), "Name another with --only.");
             }
-            _ => return Ok(vec![name.clone()]), // that it is not held is said by the caller
+            Some(component) => return one_database(component, args).map(|()| vec![name.clone()]),
+            None => return Ok(vec![name.clone()]), // which the caller says
         },
         _ => return usage(format!("{option} restores a part of one component, and nothing else"), "Name one with --only."),
     }
     let candidates: Vec<&Component> = held().filter(|c| c.kind == kind).collect();
     match candidates.as_slice() {
-        [one] => Ok(vec![one.name.clone()]),
+        [one] => one_database(one, args).map(|()| vec![one.name.clone()]),
         [] => Err(Error::NotFound { what: format!("backup `{}` holds no {} component", manifest.name, kind.as_str()), advice: None }),
         many => usage(format!("{option} of which component: {}?", list(many)), "Name one with --only."),
     }
 }
 
+/// Tables are those of one database.
+fn one_database(component: &Component, args: &RestoreArgs) -> Result<(), Error> {
+    let held: BTreeSet<&str> = component.artifacts.iter().filter_map(|artifact| artifact.database.as_deref()).collect();
+    let named: BTreeSet<&str> = args.database.iter().map(String::as_str).collect();
+    let meant = if named.is_empty() { held } else { named };
+    if args.table.is_empty() || meant.len() == 1 {
+        return Ok(());
+    }
+    let list = meant.into_iter().collect::<Vec<_>>().join(", ");
+    Err(Error::Usage { what: format!("--table of which database: {list}?"), advice: Some("Name one with --database.".into()) })
+}
+
 /// The option that asks for a part, and of what kind of component.
 fn part(args: &RestoreArgs) -> Option<(&'static str, Kind)> {
-    (!args.database.is_empty()).then_some(("--database", Kind::Postgres))
+    let options = [
+        ("--table", !args.table.is_empty(), Kind::Postgres),
+        ("--database", !args.database.is_empty(), Kind::Postgres),
+        ("--path", !args.path.is_empty(), Kind::Directory),
+    ];
+    options.into_iter().find(|(_, given, _)| *given).map(|(option, _, kind)| (option, kind))
 }

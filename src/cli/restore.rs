@@ -117,10 +117,11 @@ fn parts(
         to: Destination::Configured,
         keep_old: args.keep_old,
         databases: args.database.clone(),
+        tables: args.table.clone(),
+        paths: args.path.clone(),
         no_owner: args.no_owner,
         jobs: args.jobs,
         stamp: SystemClock.now().format("%Y%m%d-%H%M%S").to_string(),
-        ..RestoreOptions::default()
     };
     let mut parts = Vec::new();
     let mut kinds = Vec::new();

@@ -185,8 +185,8 @@ pub struct RestoreOptions {
     pub keep_old: bool,
     /// PostgreSQL: only these databases, each whole. Empty: all.
     pub databases: Vec<String>,
-    /// PostgreSQL: only these tables, `schema.table` each, of the only database. They go into a new database.
-    pub tables: Vec<String>,
+    /// PostgreSQL: only these tables, of the only database. They go into a new database.
+    pub tables: Vec<postgres::TableName>,
     /// Directories: only what these gitignore-style globs match. It goes into a new directory.
     pub paths: Vec<String>,
     /// PostgreSQL: what is restored belongs to who restores; no roles, no privileges.

@@ -34,6 +34,8 @@ mod keeps;
 mod ladder;
 mod links;
 mod owners;
+mod part;
+mod pick;
 mod pipe;
 mod place;
 mod restorer;
@@ -104,6 +106,12 @@ pub enum DirectoryError {
     },
     #[error("the pattern `{glob}` in `exclude` is not valid")]
     Exclude {
+        glob: String,
+        #[source]
+        source: ignore::Error,
+    },
+    #[error("the pattern `{glob}` is not valid")]
+    Pattern {
         glob: String,
         #[source]
         source: ignore::Error,

@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::adopt::{Record, adopt};
 use super::compare::{Verdict, explain, judge, settle};
 use super::fingerprint::Expected;
+use super::part;
+use super::pick::Pick;
 use super::place::Place;
 use super::sides::Sides;
 use super::swap::Swap;
@@ -40,6 +42,7 @@ impl DirectoryRestorer {
 
     fn destination(&self, options: &RestoreOptions) -> Result<PathBuf, DirectoryError> {
         match &options.to {
+            Destination::Configured if options.is_partial() => Ok(part::beside(&self.options.path, &options.stamp)),
             Destination::Configured => Ok(self.options.path.clone()),
             Destination::Into(path) | Destination::Throwaway(path) => Ok(PathBuf::from(path.strip_prefix("file://").unwrap_or(path))),
             Destination::Beside => Err(DirectoryError::Destination {
@@ -62,7 +65,13 @@ impl Restorer for DirectoryRestorer {
         let followed = part.facts.get("followed").and_then(|fact| fact.as_str()).map(str::to_owned);
         let needed = needed(part, &artifact);
         let (path, keep_old) = (self.destination(options)?, options.keep_old);
+        let (partial, globs, live) = (options.is_partial(), options.paths.clone(), self.options.path.clone());
         blocking(path.clone(), move || {
+            if partial {
+                Pick::new(&globs)?;
+                let place = part::place(&path, &live)?;
+                return Ok(Plan { steps: part::steps(&place, &artifact, &globs, &live), ..Plan::default() });
+            }
             let place = Place::find(&path)?;
             enough_space(&place, needed)?;
             let interrupted = place.inside && Swap::interrupted(&place.target)?.is_some();
@@ -83,16 +92,20 @@ impl Restorer for DirectoryRestorer {
         let record: Record = serde_json::from_value(left.record.clone()).map_err(DirectoryError::Record)?;
         let sides = blocking(path.clone(), move || Ok(adopt(&record, &path)?)).await?;
         let done = vec![format!("what an earlier restore had unpacked is in service as {}", sides.place().target.display())];
-        Ok(Box::new(StagedDirectory::new(sides, done, Vec::new(), left.options.keep_old)))
+        Ok(Box::new(StagedDirectory::new(sides, done, Vec::new(), &left.options)))
     }
 
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
         let artifact = archive_of(&part.component)?;
         let needed = needed(&part.component, artifact);
         let path = self.destination(options)?;
+        let (partial, live) = (options.is_partial(), self.options.path.clone());
         let place = blocking(path.clone(), {
             let path = path.clone();
             move || {
+                if partial {
+                    return Ok(part::place(&path, &live)?);
+                }
                 let place = Place::find(&path)?;
                 enough_space(&place, needed)?;
                 if place.inside
@@ -113,20 +126,23 @@ impl Restorer for DirectoryRestorer {
         // whoever drops this future stops the blocking work, which then removes the new tree
         let cancel = run.cancel.child_token();
         let stop = cancel.clone().drop_guard();
-        let (handle, suffix, partial) = (Handle::current(), run.id.to_string(), options.is_partial());
+        let (handle, suffix) = (Handle::current(), run.id.to_string());
         let (open, artifact) = (part.open.clone(), artifact.clone());
+        let globs = options.paths.clone();
         let staged = blocking(path, move || {
             let mut sides = Sides::create(place, &suffix)?;
             let feed = |stream| BufReader::with_capacity(BUFFER, Feed { stream, handle: handle.clone(), cancel: cancel.clone() });
-            let result = (|| -> Result<_, DirectoryError> {
-                let (unpacked, warnings) = unpack(feed(stream), sides.staging()?, &cancel)?;
+            let again = || handle.block_on(open(&artifact)).map(feed).map_err(DirectoryError::OpenArchive);
+            let result = (|| -> Result<_, ComponentError> {
+                let (unpacked, warnings) = if partial {
+                    part::unpack(feed(stream), again, &sides, &globs, &cancel)?
+                } else {
+                    unpack(feed(stream), sides.staging()?, &cancel)?
+                };
                 let found = settle(sides.staging()?, sides.place().target.clone(), expected.as_ref(), &cancel)?;
                 let compared = match judge(expected.as_ref(), found.as_ref(), &unpacked, partial) {
                     Verdict::Same(compared) => Ok(compared),
-                    Verdict::Differs(expected, found) => {
-                        let stream = handle.block_on(open(&artifact)).map_err(DirectoryError::OpenArchive)?;
-                        Err(explain(feed(stream), &sides.staging()?, expected, &unpacked, found, &cancel)?)
-                    }
+                    Verdict::Differs(expected, found) => Err(explain(again()?, &sides.staging()?, expected, &unpacked, found, &cancel)?),
                 };
                 Ok((unpacked, warnings, compared))
             })();
@@ -137,14 +153,14 @@ impl Restorer for DirectoryRestorer {
                 }
                 Ok((.., Err(differences))) => Err(ComponentError::Differs(differences)),
                 Err(_) if cancel.is_cancelled() => Err(ComponentError::Cancelled),
-                Err(error) => Err(error.into()),
+                Err(error) => Err(error),
             }
         })
         .await;
         stop.disarm();
         let (sides, Unpacked { entries, bytes, .. }, warnings, compared) = staged?;
         let done = vec![format!("restored {entries} entries, {bytes} bytes, to {}", sides.place().target.display()), compared];
-        Ok(Box::new(StagedDirectory::new(sides, done, warnings, options.keep_old)))
+        Ok(Box::new(StagedDirectory::new(sides, done, warnings, options)))
     }
 }
 
@@ -158,11 +174,14 @@ struct StagedDirectory {
     done: Vec<String>,
     warnings: Vec<String>,
     keep_old: bool,
+    /// It must not take the place of anything.
+    partial: bool,
 }
 
 impl StagedDirectory {
-    fn new(sides: Sides, done: Vec<String>, warnings: Vec<String>, keep_old: bool) -> Self {
-        Self { target: sides.place().target.clone(), record: sides.record().clone(), sides: Some(sides), done, warnings, keep_old }
+    fn new(sides: Sides, done: Vec<String>, warnings: Vec<String>, options: &RestoreOptions) -> Self {
+        let (target, record) = (sides.place().target.clone(), sides.record().clone());
+        Self { target, record, sides: Some(sides), done, warnings, keep_old: options.keep_old, partial: options.is_partial() }
     }
 }
 
@@ -174,8 +193,9 @@ impl Staged for StagedDirectory {
 
     async fn publish(&mut self) -> Result<(), ComponentError> {
         let Some(mut sides) = self.sides.take() else { return Err(DirectoryError::Died(self.target.clone()).into()) };
+        let partial = self.partial;
         let (sides, result) = blocking(self.target.clone(), move || {
-            let result = sides.publish();
+            let result = if partial { part::still_empty(sides.place()).and_then(|()| sides.publish()) } else { sides.publish() };
             Ok((sides, result))
         })
         .await?;

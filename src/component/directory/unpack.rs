@@ -22,6 +22,7 @@ use super::attributes::{self, Subject};
 use super::fingerprint::Fingerprint;
 use super::keeps::Keeps;
 use super::ladder::{DIRECTORY, Ladder, identity};
+use super::pick::{Borrowed, Choice, Pick};
 use super::warnings::Warnings;
 
 /// Longest name of a single entry that any file system of Linux takes, in bytes.
@@ -70,6 +71,62 @@ struct Unpacker {
 /// # Errors
 /// [`DirectoryError`]; what was unpacked so far is the caller's to remove.
 pub fn unpack(stream: impl BufRead, staging: OwnedFd, cancel: &CancellationToken) -> Result<(Unpacked, Vec<String>), DirectoryError> {
+    unpack_each(stream, staging, cancel, Unpacker::member)
+}
+
+/// As [`unpack`], of what `pick` wants only. What it says is borrowed is still to be unpacked, by [`unpack_borrowed`].
+///
+/// # Errors
+/// As [`unpack`].
+pub fn unpack_picked(
+    stream: impl BufRead,
+    staging: OwnedFd,
+    pick: &mut Pick,
+    cancel: &CancellationToken,
+) -> Result<(Unpacked, Vec<String>), DirectoryError> {
+    unpack_each(stream, staging, cancel, |unpacker, member, reader| match pick.look(&member) {
+        Choice::Leave => Ok(()),
+        Choice::Take(above) => {
+            above.into_iter().try_for_each(|directory| unpacker.member(directory, reader))?;
+            unpacker.member(member, reader)
+        }
+        Choice::Borrow(above) => above.into_iter().try_for_each(|directory| unpacker.member(directory, reader)),
+    })
+}
+
+/// Unpacks files under other names than their first, from the same archive read once more, into what [`unpack_picked`] has made.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn unpack_borrowed(
+    stream: impl BufRead,
+    staging: OwnedFd,
+    mut borrowed: Borrowed,
+    cancel: &CancellationToken,
+) -> Result<(Unpacked, Vec<String>), DirectoryError> {
+    let done = unpack_each(stream, staging, cancel, |unpacker, member, reader| {
+        if member.path.is_empty() {
+            return unpacker.member(member, reader);
+        }
+        let mut names = borrowed.remove(&member.path).unwrap_or_default().into_iter();
+        let Some(name) = names.next() else { return Ok(()) };
+        let links: Vec<Member> = names.map(|path| Member { path, kind: MemberKind::HardLink(name.clone()), ..Member::default() }).collect();
+        unpacker.member(Member { path: name, ..member }, reader)?;
+        links.into_iter().try_for_each(|link| unpacker.member(link, reader))
+    })?;
+    match borrowed.into_values().flatten().next() {
+        Some(path) => Err(refused(&path, "is a hard link to what is not in it")),
+        None => Ok(done),
+    }
+}
+
+/// Gives each member of the archive to `each`, and finishes what that made.
+fn unpack_each<R: BufRead>(
+    stream: R,
+    staging: OwnedFd,
+    cancel: &CancellationToken,
+    mut each: impl FnMut(&mut Unpacker, Member, &mut Reader<R>) -> Result<(), DirectoryError>,
+) -> Result<(Unpacked, Vec<String>), DirectoryError> {
     let failed = |error: Errno| DirectoryError::Write { path: ".".to_owned(), source: error.into() };
     let handle = staging.try_clone().map_err(|source| DirectoryError::Write { path: ".".to_owned(), source })?;
     let keeps = Keeps::of(handle.as_fd()).map_err(failed)?;
@@ -87,7 +144,7 @@ pub fn unpack(stream: impl BufRead, staging: OwnedFd, cancel: &CancellationToken
         if cancel.is_cancelled() {
             return Err(failed(Errno::CANCELED));
         }
-        unpacker.member(member, &mut reader)?;
+        each(&mut unpacker, member, &mut reader)?;
     }
     while unpacker.ladder.depth() > 0 {
         unpacker.up()?;

@@ -64,8 +64,9 @@ pub enum ArchiveError {
 }
 
 /// `teSection` of `pg_backup.h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Section {
+    #[default]
     /// ENCODING and the like; ACL and COMMENT, which belong to what stands before them.
     None,
     PreData,
@@ -74,7 +75,7 @@ pub enum Section {
 }
 
 /// One entry of the table of contents.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entry {
     /// Positive, and of this entry alone.
     pub id: i32,
@@ -91,6 +92,10 @@ pub struct Entry {
     pub copy: Option<String>,
     /// The setting of an `ENCODING`; not kept of other entries.
     pub setting: Option<String>,
+    /// The role that owns it, of what is owned.
+    pub owner: Option<String>,
+    /// Numbers of what it depends on, not all of which are entries.
+    pub dependencies: Vec<i32>,
     /// Whether a block with its data follows.
     pub has_data: bool,
 }
@@ -444,12 +449,15 @@ impl<R: AsyncRead + Unpin> Toc<'_, R> {
         if minor >= 16 {
             let _relation_kind = self.number().await?;
         }
-        let (_owner, _with_oids) = (self.text().await?, self.text().await?);
-        while self.text().await?.is_some() {} // what it depends on
+        let (owner, _with_oids) = (self.text().await?, self.text().await?);
+        let mut dependencies = Vec::new();
+        while let Some(on) = self.text().await? {
+            dependencies.extend(on.parse::<i32>().ok());
+        }
         // `_ReadExtraToc`: 3 is K_OFFSET_NO_DATA
         let has_data = self.input.byte(Self::WHERE).await? != 3;
         self.input.bytes(offset_size, Self::WHERE).await?;
-        Ok(Entry { id, oid, tag, kind, section, namespace, copy, setting, has_data })
+        Ok(Entry { id, oid, tag, kind, section, namespace, copy, setting, owner, dependencies, has_data })
     }
 }
 

@@ -94,6 +94,12 @@ impl Contents {
             return Err(ComponentError::NotHeld { what: format!("database {}", quoted(&missing)), advice });
         }
         contents.databases.retain(|d| options.databases.is_empty() || options.databases.contains(&d.name));
+        if !options.tables.is_empty() {
+            contents.globals = None;
+            for database in &mut contents.databases {
+                database.facts = database.facts.for_tables(format!("tables of database \"{}\", from a backup", database.name));
+            }
+        }
         if options.no_owner {
             contents.globals = None;
             contents.databases.iter_mut().for_each(|d| d.facts = d.facts.without_owner());

@@ -5,7 +5,7 @@ use super::connect::Endpoint;
 use super::helper::{self, MAX_NAME};
 use super::restore_error::RestoreError;
 use super::{PostgresError, PostgresOptions};
-use crate::component::Destination;
+use crate::component::{Destination, RestoreOptions};
 
 /// A server, and the name under which the only database of the backup goes there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,10 +39,32 @@ impl Place {
         Ok(place)
     }
 
+    /// As [`Self::of`], for all that is asked for: single tables go into a database of their own.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn chosen(asked: &RestoreOptions, options: &PostgresOptions, databases: &[&str]) -> Result<Self, PostgresError> {
+        let mut place = Self::of(&asked.to, options, databases)?;
+        if !asked.tables.is_empty() && place.rename.is_none() {
+            place.rename = databases.first().map(|database| for_tables(database, &asked.stamp));
+        }
+        Ok(place)
+    }
+
     /// The name that `database` gets.
     pub fn name<'a>(&'a self, database: &'a str) -> &'a str {
         self.rename.as_deref().unwrap_or(database)
     }
+}
+
+/// `app_tables_20260131-030405`, its first part cut so that it is a name.
+fn for_tables(database: &str, stamp: &str) -> String {
+    let tail = format!("_tables_{stamp}");
+    let mut room = database.len().min(MAX_NAME.saturating_sub(tail.len()));
+    while !database.is_char_boundary(room) {
+        room -= 1;
+    }
+    format!("{}{tail}", &database[..room])
 }
 
 fn check_name(name: &str, databases: &[&str]) -> Result<(), RestoreError> {
@@ -69,6 +91,13 @@ mod tests {
 
     fn check(name: &str, databases: &[&str], good: bool) {
         assert_eq!(check_name(name, databases).is_ok(), good, "{name} for {databases:?}");
+    }
+
+    #[test]
+    fn a_database_for_tables_is_told_by_its_name() {
+        assert_eq!(for_tables("app", "20260131-030405"), "app_tables_20260131-030405");
+        let long = for_tables(&"ü".repeat(31), "20260131-030405");
+        assert!(long.len() <= MAX_NAME && long.ends_with("ü_tables_20260131-030405"), "{long}");
     }
 
     #[test]

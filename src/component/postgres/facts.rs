@@ -85,6 +85,15 @@ impl DatabaseFacts {
     }
 }
 
+impl DatabaseFacts {
+    /// For a database that holds some tables of this one, and is for nobody but who looks for them.
+    #[must_use]
+    pub fn for_tables(&self, comment: String) -> Self {
+        let comment = Some(comment);
+        Self { acl: None, comment, connection_limit: None, is_template: false, settings: Vec::new(), ..self.clone() }
+    }
+}
+
 /// An archive that holds the rows of some tables, and is loaded (`--section=data`) after the pre-data section of the main one and before
 /// its post-data section, in any order with the main one's rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

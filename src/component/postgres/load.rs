@@ -19,6 +19,8 @@ use super::inspect;
 use super::restore_error::RestoreError;
 use super::rows::{Fault, Sessions, Table};
 use super::schema::{Share, StagedSchema};
+use super::selection::{Lack, Selection, table_of};
+use super::table_name::TableName;
 use super::workload::Workload;
 use super::{PostgresError, query};
 use crate::component::{ArtifactOpener, ByteStream};
@@ -36,6 +38,8 @@ pub struct Loader {
     /// What the user may not do, or the server lacks: `--no-owner` and the like.
     pub flags: Vec<&'static str>,
     pub workload: Workload,
+    /// Only some tables, with what they need; `None`: everything.
+    pub selection: Option<Selection>,
 }
 
 /// One load of one database.
@@ -54,6 +58,34 @@ struct Schema {
     staged: StagedSchema,
     /// Tables, by schema and name, whose rows must come over one connection.
     delicate: HashSet<(String, String)>,
+    /// What is restored of it; `None`: everything.
+    only: Option<Selection>,
+}
+
+/// Why tables cannot be selected.
+#[derive(Debug)]
+pub enum Unselected {
+    Lack(Lack),
+    Failed(PostgresError),
+}
+
+/// The entries of the database's archive that make `tables`.
+///
+/// # Errors
+/// [`Unselected`].
+pub async fn select(contents: &DatabaseContents, open: &ArtifactOpener, tables: &[TableName]) -> Result<Selection, Unselected> {
+    let stream = stream(open, &contents.main).await.map_err(Unselected::Failed)?;
+    let head = match Archive::open(stream).await {
+        Ok((head, _)) => head,
+        Err(error @ ArchiveError::Version { .. }) => return Err(Unselected::Failed(unselectable(contents, error.to_string()))),
+        Err(error) => return Err(Unselected::Failed(not_an_archive(open, &contents.main, error).await)),
+    };
+    readable(&head).map_err(|why| Unselected::Failed(unselectable(contents, why.to_owned())))?;
+    Selection::of(&head, tables).map_err(Unselected::Lack)
+}
+
+fn unselectable(contents: &DatabaseContents, why: String) -> PostgresError {
+    RestoreError::Unselectable { path: contents.main.path.to_string(), why }.into()
 }
 
 impl Loader {
@@ -82,21 +114,33 @@ impl Loader {
 impl Load<'_> {
     async fn run(&self) -> Result<(), PostgresError> {
         // Opened again for the rows: a stream that waits until all tables are created may be cut meanwhile.
+        let wanted = self.loader.selection.as_ref();
         let head = match Archive::open(self.stream(&self.contents.main).await?).await {
             Ok((head, _)) => head,
-            Err(error @ ArchiveError::Version { .. }) => {
+            Err(error @ ArchiveError::Version { .. }) if wanted.is_none() => {
                 tracing::info!(database = self.contents.name, %error, "left to pg_restore as a whole");
                 return self.whole().await;
             }
             Err(error) => return Err(self.not_an_archive(&self.contents.main, error).await),
         };
         if let Err(why) = readable(&head) {
+            if wanted.is_some() {
+                return Err(unselectable(self.contents, why.to_owned()));
+            }
             tracing::info!(database = self.contents.name, why, "left to pg_restore as a whole");
             return self.whole().await;
         }
-        let staged = StagedSchema::write(&head).await?;
+        let only = match wanted {
+            None => None,
+            // entries go by number: they must be those of this head
+            Some(wanted) => match Selection::of(&head, &wanted.tables.iter().cloned().collect::<Vec<_>>()) {
+                Ok(selection) if selection == *wanted => Some(selection),
+                _ => return Err(RestoreError::Differs(self.contents.main.path.to_string()).into()),
+            },
+        };
+        let staged = StagedSchema::write(&head, only.as_ref()).await?;
         self.pg_restore(staged.select(self.command(), Share::Before)).await?;
-        let schema = Schema { head: blake3::hash(&head.raw), staged, delicate: self.delicate().await? };
+        let schema = Schema { head: blake3::hash(&head.raw), staged, delicate: self.delicate().await?, only };
         drop(head);
         self.rows(&schema).await?;
         let jobs = format!("--jobs={}", self.loader.workload.sessions);
@@ -109,9 +153,18 @@ impl Load<'_> {
         let archives = 1 + self.contents.data.len();
         let each = (sessions / archives).max(1);
         let main = std::iter::once((&self.contents.main, true));
-        let all = main.chain(self.contents.data.iter().map(|artifact| (artifact, false)));
+        let wanted =
+            |artifact: &&Artifact| schema.only.as_ref().is_none_or(|only| self.expected(artifact, only).is_none_or(|t| !t.is_empty()));
+        let all = main.chain(self.contents.data.iter().filter(wanted).map(|artifact| (artifact, false)));
         let loads: Vec<_> = all.map(|(artifact, main)| self.archive(artifact, main, schema, each).boxed()).collect();
         stream::iter(loads).buffer_unordered(sessions.min(archives)).try_collect().await
+    }
+
+    /// Of the selected tables, those whose rows the backup says are in this archive of rows; `None`: it does not say.
+    fn expected(&self, artifact: &Artifact, only: &Selection) -> Option<Vec<String>> {
+        let is_it = |archive: &str| artifact.path.file().strip_prefix(archive).is_some_and(|s| s.is_empty() || s.starts_with('.'));
+        let split = self.contents.facts.split.iter().find(|split| is_it(&split.archive))?;
+        Some(only.tables.iter().map(ToString::to_string).filter(|table| split.tables.contains(table)).collect())
     }
 
     /// The rows of one archive, to its verified end.
@@ -123,14 +176,25 @@ impl Load<'_> {
         if main && blake3::hash(&head.raw) != schema.head {
             return Err(self.damaged_or(artifact, &mut archive, RestoreError::Differs(artifact.path.to_string()).into()).await);
         }
+        if let Some(only) = schema.only.as_ref().filter(|_| !main) {
+            let held: HashSet<String> = head.entries.iter().filter(|e| e.has_data).map(|e| table_of(e).to_string()).collect();
+            let expected = self.expected(artifact, only).unwrap_or_default();
+            if let Some(table) = expected.into_iter().find(|table| !held.contains(table)) {
+                let error = RestoreError::NoRows { path: artifact.path.to_string(), table };
+                return Err(self.damaged_or(artifact, &mut archive, error.into()).await);
+            }
+        }
         if let Err(why) = readable(&head) {
+            if schema.only.is_some() {
+                return Err(unselectable(self.contents, why.to_owned()));
+            }
             drop(archive);
             tracing::info!(path = %artifact.path, why, "left to pg_restore");
             return self.fed(&Pass { artifact, sections: &["data"] }).await;
         }
         let outcome = async {
             let sessions = Sessions::connect(&self.endpoint, sessions).await.map_err(Fault::Server)?;
-            let large_objects = main && head.sections().any(|(e, s)| Share::of(e, s) == Some(Share::LargeObjects));
+            let large_objects = main && schema.only.is_none() && head.sections().any(|(e, s)| Share::of(e, s) == Some(Share::LargeObjects));
             if !large_objects {
                 return self.blocks(&head, schema, &mut archive, &sessions, None).await;
             }
@@ -178,6 +242,9 @@ impl Load<'_> {
         }
         while let Some(block) = archive.next_block().await? {
             let entry = missing.remove(&block.id()).ok_or(ArchiveError::Malformed("a block of no entry, or a second one"))?;
+            if schema.only.as_ref().is_some_and(|only| !only.has_rows_of(entry)) {
+                continue; // the next block is looked for behind it
+            }
             match (block, &entry.copy, &mut pipe) {
                 (Block::Rows(_), Some(copy), _) => {
                     let namespace = entry.namespace.clone().unwrap_or_default();
@@ -259,8 +326,7 @@ impl Load<'_> {
     }
 
     async fn stream(&self, artifact: &Artifact) -> Result<ByteStream, PostgresError> {
-        let opened = (self.open)(artifact).await;
-        Ok(opened.map_err(|source| RestoreError::Open { path: artifact.path.to_string(), source })?)
+        stream(self.open, artifact).await
     }
 
     /// Damage may be why something failed, and only the end of the stream tells.
@@ -272,21 +338,29 @@ impl Load<'_> {
         }
     }
 
-    /// Likewise, when not even the head could be read.
     async fn not_an_archive(&self, artifact: &Artifact, error: ArchiveError) -> PostgresError {
-        let path = artifact.path.to_string();
-        let source = match error {
-            ArchiveError::Read(source) => return RestoreError::Read { path, source }.into(),
-            source => source,
-        };
-        let mut stream = match self.stream(artifact).await {
-            Ok(stream) => stream,
-            Err(error) => return error,
-        };
-        match tokio::io::copy(&mut stream, &mut tokio::io::sink()).await {
-            Ok(_) => RestoreError::Archive { path, source }.into(),
-            Err(source) => RestoreError::Read { path, source }.into(),
-        }
+        not_an_archive(self.open, artifact, error).await
+    }
+}
+
+async fn stream(open: &ArtifactOpener, artifact: &Artifact) -> Result<ByteStream, PostgresError> {
+    Ok(open(artifact).await.map_err(|source| RestoreError::Open { path: artifact.path.to_string(), source })?)
+}
+
+/// As [`Load::damaged_or`], when not even the head could be read.
+async fn not_an_archive(open: &ArtifactOpener, artifact: &Artifact, error: ArchiveError) -> PostgresError {
+    let path = artifact.path.to_string();
+    let source = match error {
+        ArchiveError::Read(source) => return RestoreError::Read { path, source }.into(),
+        source => source,
+    };
+    let mut stream = match stream(open, artifact).await {
+        Ok(stream) => stream,
+        Err(error) => return error,
+    };
+    match tokio::io::copy(&mut stream, &mut tokio::io::sink()).await {
+        Ok(_) => RestoreError::Archive { path, source }.into(),
+        Err(source) => RestoreError::Read { path, source }.into(),
     }
 }
 

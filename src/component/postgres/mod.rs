@@ -42,6 +42,7 @@ mod restore_error;
 mod rows;
 mod schema;
 mod script;
+mod selection;
 mod server;
 mod snapshot;
 mod source;
@@ -49,6 +50,8 @@ mod sql;
 mod staged;
 mod streams;
 mod swap;
+mod table_name;
+mod tables;
 mod tap;
 mod tls;
 mod witness;
@@ -62,6 +65,7 @@ pub use restore::PostgresRestorer;
 pub use restore_error::RestoreError;
 pub use snapshot::{Holder, Patience, Snapshot};
 pub use source::PostgresSource;
+pub use table_name::TableName;
 
 /// What went wrong; each variant names action and subject.
 #[derive(Debug, Error)]

@@ -7,10 +7,19 @@ use super::contents::Contents;
 use super::destination::Place;
 use super::helper::Role;
 use super::inspect::Server;
+use super::selection::Selection;
+use super::tables;
 use crate::component::RestoreOptions;
 
 /// The sentences, in the order of what happens.
-pub fn steps(contents: &Contents, place: &Place, server: &Server, binary: &Binary, options: &RestoreOptions) -> Vec<String> {
+pub fn steps(
+    contents: &Contents,
+    place: &Place,
+    server: &Server,
+    binary: &Binary,
+    selection: Option<&Selection>,
+    options: &RestoreOptions,
+) -> Vec<String> {
     let mut steps = vec![format!(
         "Restore to {} (PostgreSQL {}) with pg_restore {}; the backup is of a PostgreSQL {} server.",
         server.at,
@@ -18,6 +27,10 @@ pub fn steps(contents: &Contents, place: &Place, server: &Server, binary: &Binar
         binary.version,
         contents.server_version.as_deref().unwrap_or("server of unknown version")
     )];
+    if let (Some(selection), [database]) = (selection, contents.databases.as_slice()) {
+        steps.extend(tables::steps(database, place, server, selection));
+        return steps;
+    }
     steps.push(match &contents.globals {
         _ if options.no_owner => format!(
             "Everything will belong to \"{}\": owners, privileges, roles and tablespaces of the backup are left out (--no-owner).",

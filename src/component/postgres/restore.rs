@@ -18,11 +18,12 @@ use super::inspect::{self, Server};
 use super::load::Loader;
 use super::proof::Proof;
 use super::restore_error::RestoreError;
+use super::selection::Selection;
 use super::server::refuse_pooler;
 use super::staged::{Helper, StagedPostgres};
 use super::swap::Replaced;
 use super::workload::Workload;
-use super::{PostgresError, PostgresOptions, analyze, plan, query, recreate, swap};
+use super::{PostgresError, PostgresOptions, analyze, plan, query, recreate, swap, tables};
 use crate::component::{
     ArtifactOpener, ComponentError, Destination, Intent, Left, Plan, RestoreOptions, Restorer, RunContext, Staged, StoredComponent,
 };
@@ -45,6 +46,8 @@ struct Prepared {
     client: Client,
     server: Server,
     binary: Binary,
+    /// Some tables only.
+    selection: Option<Selection>,
 }
 
 impl PostgresRestorer {
@@ -61,12 +64,12 @@ impl PostgresRestorer {
     /// What is restored, and where to.
     fn chosen(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<(Contents, Place), ComponentError> {
         let contents = Contents::chosen(part, options)?;
-        let place = Place::of(&options.to, &self.options, &contents.names())?;
+        let place = Place::chosen(options, &self.options, &contents.names())?;
         Ok((contents, place))
     }
 
-    async fn prepare(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<Prepared, ComponentError> {
-        let (contents, place) = self.chosen(part, options)?;
+    async fn prepare(&self, part: &StoredComponent, options: &RestoreOptions) -> Result<Prepared, ComponentError> {
+        let (contents, place) = self.chosen(&part.component, options)?;
         let replaces = options.to != Destination::Beside;
         let targets: Vec<&str> = contents.databases.iter().filter(|_| replaces).map(|d| place.name(&d.name)).collect();
         let (endpoint, client) = inspect::connect(&place.endpoint, &targets).await?;
@@ -75,7 +78,11 @@ impl PostgresRestorer {
         server.allow(&targets, contents.server).map_err(PostgresError::from)?;
         let dump = contents.dump.unwrap_or(server.host.major);
         let binary = binaries::find_restore(dump, server.host.major).await?;
-        Ok(Prepared { contents, place, endpoint, client, server, binary })
+        let selection = match options.tables.as_slice() {
+            [] => None,
+            wanted => Some(tables::select(&contents, &place, &server, &part.open, wanted).await?),
+        };
+        Ok(Prepared { contents, place, endpoint, client, server, binary, selection })
     }
 }
 
@@ -86,8 +93,8 @@ impl Restorer for PostgresRestorer {
     }
 
     async fn plan(&self, part: &StoredComponent, options: &RestoreOptions) -> Result<Plan, ComponentError> {
-        let Prepared { contents, place, server, binary, .. } = self.prepare(&part.component, options).await?;
-        Ok(Plan { steps: plan::steps(&contents, &place, &server, &binary, options), ..Plan::default() })
+        let Prepared { contents, place, server, binary, selection, .. } = self.prepare(part, options).await?;
+        Ok(Plan { steps: plan::steps(&contents, &place, &server, &binary, selection.as_ref(), options), ..Plan::default() })
     }
 
     async fn intent(&self, part: &manifest::Component, options: &RestoreOptions, id: RestoreId) -> Result<Intent, ComponentError> {
@@ -102,11 +109,12 @@ impl Restorer for PostgresRestorer {
     }
 
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
-        let Prepared { contents, place, endpoint, mut client, mut server, binary } = self.prepare(&part.component, options).await?;
+        let Prepared { contents, place, endpoint, mut client, mut server, binary, selection } = self.prepare(part, options).await?;
         let proof = Proof::read(part, self.options.fingerprint, options).await?;
         let mut staged = StagedPostgres::new(endpoint, options.keep_old, self.patience);
         staged.beside = options.to == Destination::Beside;
         staged.cluster = adopt::cluster(&client).await;
+        staged.fresh = selection.is_some();
         let built = async {
             let mut flags = Vec::new();
             if options.no_owner {
@@ -118,10 +126,15 @@ impl Restorer for PostgresRestorer {
                     staged.warn([format!("roles of the server that was backed up are missing here: {}", missing.join(", "))]);
                 }
             }
+            if let Some(selection) = &selection {
+                let (more, warning) = tables::flags(selection, &server);
+                flags.extend(more);
+                staged.warn(warning);
+            }
             let workload = Workload::ask(&client).await?.with_sessions(options.jobs);
             // Loading takes long; an idle connection may not survive it.
             drop(client);
-            let loader = Loader { binary, flags, workload };
+            let loader = Loader { binary, flags, workload, selection };
             let suffix = Suffix::from(run.id);
             for (at, database) in contents.databases.iter().enumerate() {
                 let name = place.name(&database.name);
@@ -236,6 +249,9 @@ async fn stage_one(
     loader.load(&endpoint, &new, database, open, cancel).await?;
     proof.compare(&endpoint, (&database.name, name, &new), loader.workload.sessions, staged, cancel).await?;
     analyze(&endpoint, &new, name, loader.workload, staged, cancel).await?;
+    if let Some(selection) = &loader.selection {
+        staged.done.extend(tables::report(&endpoint, &new, (&database.name, name), selection, cancel).await?);
+    }
 
     let (_, client) = inspect::connect(&endpoint, &[name, &new]).await?;
     let (statements, warnings) = recreate::dress(&new, name, facts, &creation.owner, &server.host);

@@ -75,6 +75,14 @@ pub enum RestoreError {
         #[source]
         source: super::archive::ArchiveError,
     },
+    #[error("the backup holds several databases, \"{0}\": tables of which?")]
+    WhichDatabase(String),
+    #[error("single tables cannot be taken out of `{path}`: {why}")]
+    Unselectable { path: String, why: String },
+    #[error("`{path}` does not hold the rows of table {table}, as it should")]
+    NoRows { path: String, table: String },
+    #[error("database \"{database}\" exists on {server}: tables go into a new one only")]
+    Exists { database: String, server: String },
     #[error("`{0}` changed while it was restored: its table of contents is another one")]
     Differs(String),
     #[error("write the table of contents of an archive to a temporary directory")]
@@ -137,6 +145,9 @@ impl RestoreError {
             Self::Invalid(name) => format!("Drop it first: DROP DATABASE {}.", super::sql::ident(name)),
             Self::NoGround { .. } => "Allow this user to connect to \"postgres\" or \"template1\".".into(),
             Self::Load { source, .. } => return load_advice(source),
+            Self::WhichDatabase(_) => "Name one with --database.".into(),
+            Self::Unselectable { .. } => "Restore the whole database under another name: --into COMPONENT=NAME, without --table.".into(),
+            Self::Exists { .. } => "Name another one with --into COMPONENT=NAME, or none.".into(),
             Self::Stage(_) => "Make room in the temporary directory ($TMPDIR, else /tmp), and let this user write there.".into(),
             Self::Rows { source, .. } if source.code() == Some(&SqlState::DISK_FULL) => NO_ROOM.into(),
             Self::Busy { .. } => "Stop what connects so often, or restore as a superuser, who may end any session.".into(),

@@ -17,6 +17,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::archive::{Entry, Head, Section};
 use super::restore_error::RestoreError;
+use super::selection::Selection;
 use crate::process::Command;
 
 /// A head in a private directory, which goes with this value.
@@ -61,16 +62,16 @@ impl Share {
 }
 
 impl StagedSchema {
-    /// Writes `head`, and a list for each share.
+    /// Writes `head`, and a list for each share; of `only`, if that is not everything.
     ///
     /// # Errors
     /// [`RestoreError::Stage`].
-    pub async fn write(head: &Head) -> Result<Self, RestoreError> {
+    pub async fn write(head: &Head, only: Option<&Selection>) -> Result<Self, RestoreError> {
         let stage = async {
             let directory = tempfile::Builder::new().prefix("backstay-").permissions(Permissions::from_mode(0o700)).tempdir()?;
             write(directory.path().join("head"), &head.raw).await?;
             for share in Share::ALL {
-                write(directory.path().join(share.file()), list(head, share).as_bytes()).await?;
+                write(directory.path().join(share.file()), list(head, only, share).as_bytes()).await?;
             }
             Ok(Self { directory })
         };
@@ -86,8 +87,9 @@ impl StagedSchema {
 }
 
 /// The entries' numbers, a line each, in the archive's order; `SortTocFromFile` of `pg_backup_archiver.c` reads no more of a line.
-fn list(head: &Head, share: Share) -> String {
-    head.sections().filter(|(entry, section)| Share::of(entry, *section) == Some(share)).map(|(e, _)| format!("{}\n", e.id)).collect()
+fn list(head: &Head, only: Option<&Selection>, share: Share) -> String {
+    let entries = head.sections().filter(|(entry, section)| Share::of(entry, *section) == Some(share)).map(|(entry, _)| entry);
+    entries.filter(|entry| only.is_none_or(|only| only.entries.contains(&entry.id))).map(|entry| format!("{}\n", entry.id)).collect()
 }
 
 async fn write(path: PathBuf, bytes: &[u8]) -> io::Result<()> {
@@ -102,7 +104,7 @@ mod tests {
 
     fn entry(id: i32, kind: &str, section: Section, copy: Option<&str>, has_data: bool) -> Entry {
         let copy = copy.map(str::to_owned);
-        Entry { id, oid: 0, tag: "t".into(), kind: kind.into(), section, namespace: None, copy, setting: None, has_data }
+        Entry { id, tag: "t".into(), kind: kind.into(), section, copy, has_data, ..Entry::default() }
     }
 
     fn head() -> Head {
@@ -125,14 +127,16 @@ mod tests {
 
     #[test]
     fn every_entry_is_restored_once_and_privileges_come_last() {
-        assert_eq!(list(&head(), Share::Before), "1\n2\n4\n6\n11\n");
-        assert_eq!(list(&head(), Share::LargeObjects), "7\n");
-        assert_eq!(list(&head(), Share::After), "3\n12\n8\n9\n10\n");
+        assert_eq!(list(&head(), None, Share::Before), "1\n2\n4\n6\n11\n");
+        assert_eq!(list(&head(), None, Share::LargeObjects), "7\n");
+        assert_eq!(list(&head(), None, Share::After), "3\n12\n8\n9\n10\n");
+        let some = Selection { entries: [1, 2, 5, 8].into(), ..Selection::default() };
+        assert_eq!(Share::ALL.map(|share| list(&head(), Some(&some), share)), ["1\n2\n", "", "8\n"]);
     }
 
     #[tokio::test]
     async fn what_is_staged_is_private_and_goes() {
-        let staged = StagedSchema::write(&head()).await.expect("staged");
+        let staged = StagedSchema::write(&head(), None).await.expect("staged");
         let path = staged.directory.path().to_owned();
         let mode = |path: &std::path::Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(&path.join("head")), mode(&path.join("after.list"))), (0o700, 0o600, 0o600));

@@ -21,6 +21,8 @@ use crate::component::{ComponentError, Restored, Staged};
 pub struct StagedPostgres {
     pub(super) endpoint: Endpoint,
     pub(super) keep_old: bool,
+    /// Nothing may be replaced: a database that came to be there meanwhile is somebody else's.
+    pub(super) fresh: bool,
     /// To be removed rather than switched in.
     pub(super) beside: bool,
     pub(super) patience: Duration,
@@ -48,6 +50,7 @@ impl StagedPostgres {
         Self {
             endpoint,
             keep_old,
+            fresh: false,
             beside: false,
             patience,
             helpers: Vec::new(),
@@ -92,7 +95,7 @@ impl Staged for StagedPostgres {
         if self.beside || self.published {
             return Ok(());
         }
-        swap::swap_in(&self.endpoint, &mut self.pairs, self.patience).await?;
+        swap::swap_in(&self.endpoint, &mut self.pairs, self.fresh, self.patience).await?;
         self.published = true;
         Ok(())
     }

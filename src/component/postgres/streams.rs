@@ -184,9 +184,8 @@ mod tests {
             kind: "TABLE DATA".into(),
             section: Section::Data,
             namespace: Some("s".into()),
-            copy: None,
-            setting: None,
             has_data: true,
+            ..Entry::default()
         };
         let entries = tables.iter().enumerate().map(entry).collect();
         Head { minor: 14, compressed: false, server: None, dump: None, entries, lossy: false, raw: Vec::new() }

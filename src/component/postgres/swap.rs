@@ -64,16 +64,19 @@ fn names(pairs: &[Pair]) -> String {
     pairs.iter().map(|p| ident(&p.name)).collect::<Vec<_>>().join(", ")
 }
 
-/// Puts every `new` in service. After an error, nothing is changed.
+/// Puts every `new` in service. After an error, nothing is changed. With `fresh`, nothing may be replaced.
 ///
 /// # Errors
-/// [`RestoreError::Tied`] and the like if something came to hang on an old database meanwhile, [`RestoreError::Busy`],
-/// [`RestoreError::Swap`].
-pub async fn swap_in(endpoint: &Endpoint, pairs: &mut [Pair], patience: Duration) -> Result<(), PostgresError> {
+/// [`RestoreError::Tied`] and the like if something came to hang on an old database meanwhile, [`RestoreError::Exists`],
+/// [`RestoreError::Busy`], [`RestoreError::Swap`].
+pub async fn swap_in(endpoint: &Endpoint, pairs: &mut [Pair], fresh: bool, patience: Duration) -> Result<(), PostgresError> {
     let (_, client) = connect(endpoint, &busy(pairs)).await?;
     let server = inspect::inspect(&client, endpoint.to_string()).await?;
     let targets: Vec<&str> = pairs.iter().map(|p| p.name.as_str()).collect();
     server.allow(&targets, None)?;
+    if let Some(database) = targets.iter().find(|name| fresh && server.database(name).is_some()) {
+        return Err(RestoreError::Exists { database: (*database).to_owned(), server: server.at.clone() }.into());
+    }
     for pair in &mut *pairs {
         pair.replaced = server.database(&pair.name).map(Replaced::of);
     }

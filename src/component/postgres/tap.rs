@@ -197,10 +197,9 @@ mod tests {
             tag: "t".into(),
             kind: "TABLE DATA".into(),
             section: Section::Data,
-            namespace: None,
             copy: Some("COPY t FROM stdin;\n".into()),
-            setting: None,
             has_data: true,
+            ..Entry::default()
         };
         let entries = vec![entry(5, 16400), entry(6, 16401), entry(7, 16402)];
         Head { minor: 14, compressed: false, server: None, dump: None, entries, lossy: false, raw: Vec::new() }

@@ -1,6 +1,8 @@
 //! Restores of a part of a backup, elsewhere, or of an earlier one.
 
 mod choice;
+mod paths;
+mod tables;
 
 use crate::support::Postgres;
 
