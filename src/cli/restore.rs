@@ -13,7 +13,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::component::{Destination, RestoreOptions, Restored};
 use crate::config::Settings;
 use crate::error::Error;
-use crate::manifest::{ComponentStatus, Kind, Manifest};
+use crate::manifest::{ComponentStatus, Facts, Kind, Manifest};
 use crate::name::ComponentName;
 use crate::pipeline;
 use crate::restore::{Part, Restore};
@@ -48,7 +48,14 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs,
     }
     if args.dry_run {
         if args.json {
-            let components = plan.iter().map(|(name, plan)| json!({"name": name, "steps": plan.steps})).collect::<Vec<_>>();
+            let components = plan
+                .iter()
+                .map(|(name, plan)| {
+                    let facts = plan.facts.iter().map(|(key, value)| (key.clone(), value.clone()));
+                    let own = [("name".to_owned(), json!(name)), ("steps".to_owned(), json!(plan.steps))];
+                    facts.chain(own).collect::<Facts>()
+                })
+                .collect::<Vec<_>>();
             output::json(&json!({"name": restore.manifest().name, "target": target.name(), "components": components}))?;
         }
         return Ok(());

@@ -1,8 +1,10 @@
 //! Restores of PostgreSQL databases, onto servers in use.
 
 mod fingerprints;
+mod plan;
 mod stored;
 mod streams;
+mod versions;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

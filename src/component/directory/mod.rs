@@ -49,6 +49,7 @@ mod swap;
 mod trash;
 mod trouble;
 mod unpack;
+mod usage;
 mod walk;
 mod warnings;
 

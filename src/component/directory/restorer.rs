@@ -19,6 +19,7 @@ use super::place::Place;
 use super::sides::Sides;
 use super::swap::Swap;
 use super::unpack::{Unpacked, unpack};
+use super::usage;
 use super::{DirectoryError, DirectoryOptions};
 use crate::component::{
     ByteStream, ComponentError, Destination, Intent, Left, Plan, RestoreOptions, Restored, Restorer, RunContext, Staged, StoredComponent,
@@ -75,7 +76,10 @@ impl Restorer for DirectoryRestorer {
             let place = Place::find(&path)?;
             enough_space(&place, needed)?;
             let interrupted = place.inside && Swap::interrupted(&place.target)?.is_some();
-            Ok(Plan { steps: steps(&place, &artifact, keep_old, interrupted, followed.as_deref()), ..Plan::default() })
+            let mut steps = steps(&place, &artifact, keep_old, interrupted, followed.as_deref());
+            let (more, facts) = usage::describe(&place, needed);
+            steps.extend(more);
+            Ok(Plan { steps, facts })
         })
         .await
     }

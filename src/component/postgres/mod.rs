@@ -49,6 +49,7 @@ mod source;
 mod sql;
 mod staged;
 mod streams;
+mod surroundings;
 mod swap;
 mod table_name;
 mod tables;

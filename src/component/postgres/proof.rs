@@ -1,6 +1,6 @@
 //! The step of a restore that compares: after everything was loaded, before anything is switched in.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +11,7 @@ use super::fingerprint::{Fingerprint, Scope};
 use super::readback::{self, Reading};
 use super::sql::ident;
 use super::staged::StagedPostgres;
+use super::table_name::TableName;
 use crate::component::{ComponentError, Detail, RestoreOptions, StoredComponent};
 
 /// Most sentences of what was not compared that a restore repeats.
@@ -44,6 +45,14 @@ impl Proof {
             "the fingerprint in the backup is not understood: not compared"
         };
         Ok(Self { then, reading, none })
+    }
+
+    /// Compares only these tables. Others may be there too, without their rows, since these need them.
+    pub fn only(&mut self, tables: &BTreeSet<TableName>) {
+        let names: HashSet<String> = tables.iter().map(ToString::to_string).collect();
+        for database in self.then.iter_mut().flat_map(|then| then.databases.values_mut()) {
+            database.tables.retain(|name, _| names.contains(name));
+        }
     }
 
     /// Compares what was loaded into the helper database `new` for `name` with `database` of the backup.

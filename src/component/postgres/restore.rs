@@ -16,14 +16,16 @@ use super::globals::Object;
 use super::helper::{Role, Suffix};
 use super::inspect::{self, Server};
 use super::load::Loader;
+use super::plan::Known;
 use super::proof::Proof;
 use super::restore_error::RestoreError;
 use super::selection::Selection;
 use super::server::refuse_pooler;
 use super::staged::{Helper, StagedPostgres};
+use super::surroundings::Surroundings;
 use super::swap::Replaced;
 use super::workload::Workload;
-use super::{PostgresError, PostgresOptions, analyze, plan, query, recreate, swap, tables};
+use super::{PostgresError, PostgresOptions, analyze, query, recreate, swap, tables};
 use crate::component::{
     ArtifactOpener, ComponentError, Destination, Intent, Left, Plan, RestoreOptions, Restorer, RunContext, Staged, StoredComponent,
 };
@@ -93,8 +95,15 @@ impl Restorer for PostgresRestorer {
     }
 
     async fn plan(&self, part: &StoredComponent, options: &RestoreOptions) -> Result<Plan, ComponentError> {
-        let Prepared { contents, place, server, binary, selection, .. } = self.prepare(part, options).await?;
-        Ok(Plan { steps: plan::steps(&contents, &place, &server, &binary, selection.as_ref(), options), ..Plan::default() })
+        let Prepared { contents, place, client, server, binary, selection, .. } = self.prepare(part, options).await?;
+        let names: Vec<&str> = contents.databases.iter().map(|d| place.name(&d.name)).collect();
+        let surroundings = Surroundings::ask(&client, &names).await?;
+        let known = Known { contents: &contents, place: &place, server: &server, binary: &binary, surroundings: &surroundings };
+        if let Some(selection) = &selection {
+            return Ok(Plan { steps: known.table_steps(selection), facts: known.facts() });
+        }
+        known.enough_room().map_err(PostgresError::from)?;
+        Ok(Plan { steps: known.steps(options), facts: known.facts() })
     }
 
     async fn intent(&self, part: &manifest::Component, options: &RestoreOptions, id: RestoreId) -> Result<Intent, ComponentError> {
@@ -110,7 +119,10 @@ impl Restorer for PostgresRestorer {
 
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
         let Prepared { contents, place, endpoint, mut client, mut server, binary, selection } = self.prepare(part, options).await?;
-        let proof = Proof::read(part, self.options.fingerprint, options).await?;
+        let mut proof = Proof::read(part, self.options.fingerprint, options).await?;
+        if let Some(selection) = &selection {
+            proof.only(&selection.tables);
+        }
         let mut staged = StagedPostgres::new(endpoint, options.keep_old, self.patience);
         staged.beside = options.to == Destination::Beside;
         staged.cluster = adopt::cluster(&client).await;

@@ -28,6 +28,9 @@ pub enum RestoreError {
         super::binaries::list_majors(found)
     )]
     NoClient { dump: u32, server: u32, found: Vec<u32> },
+    /// In bytes; `path` is the data directory.
+    #[error("{server} has room for {} in {}; the restore needs {} at least", bytesize::ByteSize(*available).display().iec(), path.display(), bytesize::ByteSize(*needed).display().iec())]
+    Space { server: String, path: std::path::PathBuf, available: u64, needed: u64 },
     #[error("{0} is a standby, which takes no writes")]
     Standby(String),
     #[error("user \"{user}\" may not create databases on {server}")]
@@ -133,6 +136,9 @@ impl RestoreError {
                 ),
                 _ => format!("Install the PostgreSQL {dump} client programs (Debian, Ubuntu: postgresql-client-{dump})."),
             },
+            Self::Space { .. } => {
+                "Old and new databases lie side by side until the swap. Make room, or restore to another server with --into COMPONENT=postgres://host.".into()
+            }
             Self::Standby(_) => "Name the primary with --into COMPONENT=postgres://host.".into(),
             Self::NotCreator { user, .. } => {
                 format!("As a superuser: ALTER ROLE {} CREATEDB; or restore as another user.", super::sql::ident(user))
