@@ -1,6 +1,6 @@
 //! The fingerprint of a database while it is dumped: what the server says in the dump's snapshot, and what flowed by.
 //!
-//! In this order: sequences, before `pg_dump` reads them, since their values belong to no snapshot; the rest beside the dump. The dump's end
+//! In this order: sequences, before and after `pg_dump` reads them, since their values belong to no snapshot; the rest beside the dump. The dump's end
 //! waits for it, since until then the snapshot is held, but not for long. What cannot be told is left out, and said; that a dump lacks rows
 //! which the server has counted is an error.
 
@@ -31,8 +31,7 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// # Panics
-    /// Never; a `detail` of `Off` keeps nothing.
+    /// An empty one; `detail` is `Full` or `Counts`.
     pub fn new(detail: Detail, roles: Vec<String>, notes: Notes) -> Self {
         Self { detail, notes, found: Mutex::new(Fingerprint { roles, ..Fingerprint::default() }) }
     }
@@ -131,6 +130,14 @@ async fn ask(client: &Client, database: Database) -> Said {
     let mut said = Said { database, ..Said::default() };
     let mut left_out = Vec::new();
     let mut fault = |what: &str, error: tokio_postgres::Error| left_out.push(format!("{what}: {}", why(&error)));
+    // once more, after pg_dump has read them: one that was set back, or is gone, says nothing
+    match witness::sequences(client).await {
+        Ok((again, _)) => said.database.sequences.retain(|name, then| again.get(name).is_some_and(|now| !now.is_behind(then))),
+        Err(error) => {
+            said.database.sequences.clear();
+            fault("where the sequences stand", error);
+        }
+    }
     match witness::schema(client, said.database.server).await {
         Ok(schema) => said.database.schema = schema,
         Err(error) => fault("the schema", error),

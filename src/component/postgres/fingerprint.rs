@@ -236,7 +236,7 @@ fn is_left_out(left_out: &[String], name: &str) -> bool {
 
 impl Sequence {
     /// Whether it would give out a value that `then` had given out already. One that starts over may stand anywhere.
-    fn is_behind(&self, then: &Self) -> bool {
+    pub fn is_behind(&self, then: &Self) -> bool {
         let next = |s: &Self| i128::from(s.last_value) + if s.is_called { i128::from(s.increment) } else { 0 };
         let ahead = next(self) - next(then);
         !then.cycle && if then.increment < 0 { ahead > 0 } else { ahead < 0 }

@@ -58,6 +58,7 @@ mod tls;
 mod witness;
 mod workload;
 
+pub use account::Accounts;
 pub use binaries::{Binary, Tool};
 pub use connect::Endpoint;
 pub use contents::{Contents, DatabaseContents};
@@ -187,7 +188,10 @@ impl PostgresError {
                 Some("Run the backup when no migration or VACUUM FULL runs, or end the process that holds the lock.".into())
             }
             Self::Changing { .. } => Some("Run the backup when tables are not created and dropped all the time.".into()),
-            Self::Dump { source, .. } => ProcessError::of(source).and_then(ProcessError::stderr).and_then(dump::advice),
+            Self::Dump { source, .. } => match source.get_ref().and_then(|e| e.downcast_ref::<Self>()) {
+                Some(error) => error.advice(),
+                None => ProcessError::of(source).and_then(ProcessError::stderr).and_then(dump::advice),
+            },
             Self::Query { source, .. } if source.code() == Some(&SqlState::OUT_OF_MEMORY) => {
                 Some("The server's lock table is full: raise its max_locks_per_transaction.".into())
             }

@@ -1,10 +1,11 @@
 //! What a backup notes of a database, and what a restore compares with it.
 
 use backstay::component::postgres::fingerprint::Fingerprint as Noted;
-use backstay::component::postgres::{PostgresOptions, PostgresRestorer, PostgresSource};
-use backstay::component::{ComponentError, Detail, RestoreOptions, RunContext, Source};
+use backstay::component::postgres::{Accounts, Binary, Dump, Endpoint, Order, Patience, PostgresOptions, PostgresRestorer, PostgresSource};
+use backstay::component::{ComponentError, Detail, Notes, RestoreOptions, RunContext, Source};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
+use tokio_util::sync::CancellationToken;
 
 use super::stored::{Stored, options};
 use super::{ODD, chain, failed, into, outside, restore, rich_server, stage, with_clients};
@@ -305,7 +306,8 @@ async fn newer_majors_are_compared_too() {
     for pair in Major::ALL.windows(2) {
         let (source, target) = (Postgres::start(pair[0]), Postgres::start(pair[1]));
         awkward(&source, "app");
-        source.psql_in("app", "ALTER TABLE \"We \"\"ird; --\".\"ta'b\\l\"\"e\" ALTER x TYPE text");
+        // what 15 can write and others may not read; and what takes long
+        source.psql_in("app", r#"ALTER TABLE "We ""ird; --"."ta'b\l""e" ALTER x TYPE text; DROP TABLE "We ""ird; --".large"#);
         let stored = Stored::of(options(&source, &["app"])).await;
         let restorer = PostgresRestorer::new(options(&target, &[]));
         let restored = restore(&restorer, &stored, &RestoreOptions::default()).await;
@@ -338,6 +340,31 @@ async fn whoever_is_no_superuser_gets_no_false_alarm() {
     // FORCE ROW LEVEL SECURITY: even its owner may not read it as a whole
     assert!(said.contains("\"tenant\": query would be affected by row-level security"), "{said}");
     assert!(restored.warnings.iter().any(|w| w.contains("missing here") && w.contains("app owner")), "{:?}", restored.warnings);
+}
+
+/// A `pg_dump` that leaves the rows of a table out and says nothing.
+#[tokio::test]
+async fn a_dump_that_lacks_rows_fails() {
+    let server = Postgres::start(Major::V15);
+    server.create_database("app");
+    server.psql_in("app", "CREATE TABLE kept AS SELECT 1 AS i; CREATE TABLE lost AS SELECT generate_series(1, 3) i");
+    let scratch = Scratch::new();
+    let real = server.bin("pg_dump");
+    let path = scratch.write("pg_dump", format!("#!/bin/sh\nexec {} --exclude-table-data=lost \"$@\"\n", real.display()));
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let pg_dump = Binary { path, major: 15, version: "15".into() };
+    let endpoint = Endpoint::from_options(&PostgresOptions { database: Some("app".into()), ..options(&server, &[]) }).expect("an endpoint");
+    let endpoint = endpoint.with_database("app");
+    let (notes, cancel, patience) = (Notes::default(), CancellationToken::new(), Patience::default());
+    let accounts = std::sync::Arc::new(Accounts::new(Detail::Full, Vec::new(), notes.clone()));
+    let order =
+        Order { endpoint: &endpoint, pg_dump: &pg_dump, patience: &patience, notes: &notes, cancel: &cancel, accounts: Some(&accounts) };
+    let mut dump = Dump::start(&order).await.expect("begun");
+    let error = dump.read_to_end(&mut Vec::new()).await.expect_err("it lacks rows");
+    assert!(chain(&error).contains("table \"public\".\"lost\" with 3 rows is not in it"), "{}", chain(&error));
+    // nothing but the check finds it
+    let mut dump = Dump::start(&Order { accounts: None, ..order }).await.expect("begun");
+    dump.read_to_end(&mut Vec::new()).await.expect("an end");
 }
 
 /// Through the program: a fingerprint of many tables lies beside the archives, is verified, exported and compared.
