@@ -111,7 +111,12 @@ mod tests {
 
     #[test]
     fn valkey_rejects_the_numbers_that_redis_took() {
-        for (version, loads, not) in [("8.1.0", vec![9, 11], vec![12, 79, 80]), ("9.0.1", vec![11, 80], vec![12, 79, 81])] {
+        for (version, loads, not) in [
+            ("8.1.0", vec![9, 11], vec![12, 79, 80]),
+            ("7.2.4", vec![9, 11], vec![12, 80]),
+            ("9.0.1", vec![11, 80], vec![12, 15, 79, 81]),
+            ("9.2.0", vec![11, 80, 81], vec![12, 15, 79, 82]),
+        ] {
             let server = Server::valkey(version);
             assert!(loads.iter().all(|&v| server.loads(v, None)), "{version}");
             assert!(!not.iter().any(|&v| server.loads(v, None)), "{version}");

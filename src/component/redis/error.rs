@@ -72,8 +72,10 @@ pub enum RedisError {
     Damaged(#[source] RdbFault),
     #[error("the backup's RDB has {bytes} bytes, but its manifest says {noted}")]
     Length { bytes: u64, noted: u64 },
-    #[error("{server} cannot load RDB version {rdb}: it reads {reads}")]
-    TooNew { server: String, rdb: u32, reads: String },
+    #[error("{server} cannot load RDB version {rdb}, which {wrote} wrote: it reads {reads}")]
+    TooNew { server: String, rdb: u32, wrote: String, reads: String },
+    #[error("the backup has keys in database {highest}, but Redis at {at} has {databases} databases, from 0 on")]
+    Databases { at: String, databases: u32, highest: u32 },
     #[error("the RDB needs the module(s) {modules}, which Redis at {at} has not loaded")]
     Modules { at: String, modules: String },
     #[error("restore into {0}: unknown kind of destination")]
@@ -158,6 +160,7 @@ impl RedisError {
             Self::TooNew { .. } => {
                 "Restore into a server at least as new as the one that was backed up, of the same family (Redis or Valkey)."
             }
+            Self::Databases { .. } => "Raise `databases` in the server's configuration, and restart it.",
             Self::Modules { .. } => "Load the same modules in the target; without them it would stop on the first unknown value.",
             Self::Destination(_) => "Write redis://… or rediss://… for a running server, or file:///path/dump.rdb for a file.",
             Self::Exists(_) => "Name a file that does not exist yet; nothing is ever overwritten.",

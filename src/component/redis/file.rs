@@ -18,6 +18,8 @@ use crate::name::RestoreId;
 pub struct FileStaged {
     record: Record,
     state: State,
+    /// What was compared, as a sentence.
+    pub compared: Option<String>,
 }
 
 /// What the journal says of a restore into a file.
@@ -72,7 +74,7 @@ impl FileStaged {
         let (file, _) = copy(stream, file).await.map_err(failed)?;
         let inode = file.as_file().metadata().map_err(failed)?.ino();
         file.keep().map_err(|e| failed(e.error))?;
-        Ok(Self { record: Record { inode: Some(inode), ..Record::intent(&path, id) }, state: State::Beside })
+        Ok(Self { record: Record { inode: Some(inode), ..Record::intent(&path, id) }, state: State::Beside, compared: None })
     }
 
     /// That of a restore that died, wherever it is now.
@@ -88,7 +90,14 @@ impl FileStaged {
             (_, Some(_)) => State::Beside,
             _ => State::Gone,
         };
-        Ok(Self { record, state })
+        Ok(Self { record, state, compared: None })
+    }
+
+    /// What was written, from the disk.
+    pub async fn written(&self) -> Result<ByteStream, RedisError> {
+        let path = &self.record.beside;
+        let failed = |source| RedisError::File { action: "read back", path: path.clone(), source };
+        Ok(Box::new(tokio::fs::File::open(path).await.map_err(failed)?))
     }
 }
 
@@ -118,6 +127,7 @@ impl Staged for FileStaged {
     async fn finish(self: Box<Self>) -> Result<Restored, ComponentError> {
         let path = &self.record.path;
         let mut done = vec![format!("{} holds the RDB.", path.display())];
+        done.extend(self.compared.clone());
         done.extend(howto(path));
         Ok(Restored { done, warnings: Vec::new() })
     }

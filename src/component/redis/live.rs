@@ -17,6 +17,9 @@ use super::adopt::{Holds, Record};
 use super::bgsave::persist;
 use super::control::{Control, POLL};
 use super::endpoint::Endpoint;
+use super::fingerprint::{Expected, Held};
+use super::info::Info;
+use super::keys::Keys;
 use super::master::{History, Master, Replica};
 use super::{RedisError, abandoned, keep};
 use crate::component::{ByteStream, ComponentError, Restored, Staged};
@@ -38,8 +41,8 @@ pub struct LiveStaged {
     pub open: Option<RdbOpener>,
     /// Of the RDB, in bytes.
     pub length: u64,
-    /// Keys that it should hold.
-    pub keys: u64,
+    /// What the server should hold then.
+    pub expected: Expected,
     pub keep_old: bool,
     pub cancel: CancellationToken,
     pub history: History,
@@ -68,9 +71,9 @@ impl Staged for LiveStaged {
             let keeping = keep::keep(&self.endpoint, &self.record.kept);
             self.cancel.run_until_cancelled(keeping).await.ok_or(ComponentError::Cancelled)??;
         }
-        match load(&self.endpoint, open(), self.length, self.keys, &self.history, &self.cancel).await {
-            Ok(keys) => {
-                self.outcome.done.push(format!("Redis at {at} loaded the RDB: {keys} keys; the backup noted {}.", self.keys));
+        match load(&self.endpoint, open(), self.length, Some(&self.expected), &self.history, &self.cancel).await {
+            Ok(compared) => {
+                self.outcome.done.push(format!("Redis at {at} loaded the RDB: {compared}."));
                 self.holds = Holds::New;
             }
             Err(Failed { error, dropped: false }) => return Err(error),
@@ -133,7 +136,7 @@ impl LiveStaged {
             (None, None) => return Err(RedisError::Lost { at, kept: path }),
         };
         // under a history that means nothing: it holds the old data then
-        let given = match load(&self.endpoint, open(), length, 0, &History::random(), &CancellationToken::new()).await {
+        let given = match load(&self.endpoint, open(), length, None, &History::random(), &CancellationToken::new()).await {
             Ok(_) => save(&self.endpoint).await,
             Err(Failed { error: ComponentError::Redis(error), .. }) => Err(error),
             Err(Failed { error, .. }) => Err(RedisError::NotLoaded { at: at.clone(), reason: error.to_string() }),
@@ -161,15 +164,15 @@ impl From<RedisError> for Failed {
     }
 }
 
-/// Has the server load that RDB. Returns how many keys it then holds. Whatever happens, it is a master again afterwards.
+/// Has the server load that RDB. Returns what was compared, as a sentence. Whatever happens, it is a master again afterwards.
 async fn load(
     endpoint: &Endpoint,
     rdb: BoxFuture<'static, io::Result<ByteStream>>,
     length: u64,
-    keys: u64,
+    expected: Option<&Expected>,
     history: &History,
     cancel: &CancellationToken,
-) -> Result<u64, Failed> {
+) -> Result<String, Failed> {
     let mut control = Control::open(endpoint).await?;
     let at = control.at.clone();
     let on = control.local.to_string();
@@ -182,7 +185,7 @@ async fn load(
         Err(error @ RedisError::Refused { .. }) => (Err(error.into()), borrowed.give_back(&mut control).await),
         Err(error) => (Err(error.into()), reset(endpoint, control, &borrowed).await),
         Ok(_) => {
-            let loaded = serve(endpoint, &mut control, &master, (rdb, history), length, keys, cancel).await;
+            let loaded = serve(endpoint, &mut control, &master, (rdb, history), length, expected, cancel).await;
             (loaded, reset(endpoint, control, &borrowed).await)
         }
     };
@@ -213,11 +216,13 @@ async fn serve(
     master: &Master,
     (rdb, history): (BoxFuture<'static, io::Result<ByteStream>>, &History),
     length: u64,
-    keys: u64,
+    expected: Option<&Expected>,
     cancel: &CancellationToken,
-) -> Result<u64, Failed> {
+) -> Result<String, Failed> {
     let at = control.at.clone();
     let send = |source| RedisError::Send { at: at.clone(), source };
+    // a replica neither expires nor, mostly, evicts: what goes from here on goes while it loads or after
+    let before = control.info().await?;
     let transfer = async {
         let mut replica = match timeout(CONNECT_BACK, master.replica()).await {
             Ok(replica) => replica.map_err(send)?,
@@ -233,23 +238,21 @@ async fn serve(
         return Err(Failed { error: ComponentError::Cancelled, dropped: false });
     };
     // From here on it loads, and stopping would only leave it empty.
-    let held = loaded(endpoint, control, replica?).await.map_err(|e| Failed { error: e.into(), dropped: true })?;
-    if keys > 0 && held == 0 {
-        let reason = format!("it holds no keys, but the backup has {keys}");
-        return Err(Failed { error: RedisError::NotLoaded { at, reason }.into(), dropped: true });
-    }
-    Ok(held)
+    let (held, now) = loaded(endpoint, control, replica?).await.map_err(|e| Failed { error: e.into(), dropped: true })?;
+    let held = Held { gone: gone(&now).saturating_sub(gone(&before)), ..held };
+    let judged = expected.map_or(Ok(String::new()), |expected| expected.judge(&held));
+    judged.map_err(|differences| Failed { error: ComponentError::Differs(differences), dropped: true })
 }
 
 /// Waits until the server has loaded, and counts its keys while it is still a replica: as such it keeps expired ones.
-async fn loaded(endpoint: &Endpoint, control: &mut Control, mut replica: Replica) -> Result<u64, RedisError> {
+async fn loaded(endpoint: &Endpoint, control: &mut Control, mut replica: Replica) -> Result<(Held, Info), RedisError> {
     let at = control.at.clone();
     let up = async {
         let mut patience = PATIENCE;
         loop {
             match control.info().await {
                 Ok(info) if info.is("master_link_status", "up") && info.is("master_sync_in_progress", "0") && info.is("loading", "0") => {
-                    return Ok(info.keys().values().sum());
+                    return Ok((held(&info), info));
                 }
                 Ok(_) => patience = PATIENCE,
                 Err(error) if patience == 0 => return Err(error),
@@ -271,6 +274,16 @@ async fn loaded(endpoint: &Endpoint, control: &mut Control, mut replica: Replica
             Err(RedisError::NotLoaded { at, reason: format!("it closed the connection{why}; its log says why") })
         }
     }
+}
+
+fn held(info: &Info) -> Held {
+    let libraries = info.number("number_of_libraries").unwrap_or(0);
+    Held { keys: Keys { keys: info.keys(), libraries }, gone: 0, writable: info.is("slave_read_only", "0") }
+}
+
+/// Keys that the server gave up since it started.
+fn gone(info: &Info) -> u64 {
+    info.number("evicted_keys").unwrap_or(0) + info.number("expired_keys").unwrap_or(0)
 }
 
 /// Settings as they were.

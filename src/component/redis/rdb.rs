@@ -12,6 +12,9 @@ use crc::{CRC_64_REDIS, Crc, Digest, Table};
 use thiserror::Error;
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::fingerprint::Found;
+use super::keys::KeyCounter;
+
 const MAGIC: usize = 9;
 const TRAILER: usize = 8;
 const EOF: u8 = 0xFF;
@@ -26,6 +29,8 @@ pub struct RdbSummary {
     pub bytes: u64,
     /// False if the server that wrote it had `rdbchecksum no`.
     pub checksum: bool,
+    /// That checksum, or zero.
+    pub crc64: u64,
 }
 
 /// Why a stream is not a whole RDB.
@@ -116,7 +121,7 @@ impl Verifier {
         if checksum != 0 && checksum != self.crc.clone().finalize() {
             return Err(RdbFault::Checksum);
         }
-        Ok(RdbSummary { version, bytes: self.bytes, checksum: checksum != 0 })
+        Ok(RdbSummary { version, bytes: self.bytes, checksum: checksum != 0, crc64: checksum })
     }
 }
 
@@ -128,18 +133,19 @@ fn version(head: &[u8]) -> Option<u32> {
 }
 
 /// Told once, when the stream has proved whole.
-type OnWhole = Box<dyn FnOnce(RdbSummary) + Send>;
+type OnWhole = Box<dyn FnOnce(Found) + Send>;
 
 /// Passes an RDB on; ends only if it was whole, and yields an error in place of the end otherwise.
 pub struct RdbReader<R> {
     inner: R,
     verifier: Verifier,
+    counter: KeyCounter,
     on_whole: Option<OnWhole>,
 }
 
 impl<R> RdbReader<R> {
-    pub fn new(inner: R, on_whole: impl FnOnce(RdbSummary) + Send + 'static) -> Self {
-        Self { inner, verifier: Verifier::default(), on_whole: Some(Box::new(on_whole)) }
+    pub fn new(inner: R, on_whole: impl FnOnce(Found) + Send + 'static) -> Self {
+        Self { inner, verifier: Verifier::default(), counter: KeyCounter::default(), on_whole: Some(Box::new(on_whole)) }
     }
 }
 
@@ -159,11 +165,12 @@ impl<R: AsyncRead + Unpin> AsyncRead for RdbReader<R> {
         let Poll::Ready(Ok(())) = polled else { return polled };
         let new = &buf.filled()[before..];
         if !new.is_empty() {
+            self.counter.update(new);
             return Poll::Ready(self.verifier.update(new).map_err(io::Error::from));
         }
         let summary = self.verifier.finish()?;
         if let Some(tell) = self.on_whole.take() {
-            tell(summary);
+            tell(Found { summary, keys: std::mem::take(&mut self.counter).finish() });
         }
         Poll::Ready(Ok(()))
     }
@@ -200,7 +207,11 @@ mod tests {
     #[test]
     fn a_real_rdb_is_whole_in_pieces_of_any_size() {
         for piece in 1..=REAL.len() {
-            assert_eq!(check(REAL, piece), Ok(RdbSummary { version: 9, bytes: 176, checksum: true }), "{piece}");
+            assert_eq!(
+                check(REAL, piece),
+                Ok(RdbSummary { version: 9, bytes: 176, checksum: true, crc64: 0x6502_2e87_017f_0707 }),
+                "{piece}"
+            );
         }
     }
 
@@ -231,7 +242,7 @@ mod tests {
         let mut bytes = REAL.to_vec();
         let trailer = bytes.len() - TRAILER;
         bytes[trailer..].fill(0);
-        assert_eq!(check(&bytes, 5), Ok(RdbSummary { version: 9, bytes: 176, checksum: false }));
+        assert_eq!(check(&bytes, 5), Ok(RdbSummary { version: 9, bytes: 176, checksum: false, crc64: 0 }));
         bytes[trailer - 1] = 0;
         assert!(check(&bytes, 5).is_err(), "the end opcode is still needed");
     }
@@ -252,7 +263,7 @@ mod tests {
         let mut out = Vec::new();
         RdbReader::new(REAL, move |s| tell.send(s).expect("someone listens")).read_to_end(&mut out).await.expect("whole");
         assert_eq!(out, REAL);
-        assert_eq!(told.recv().map(|s| s.bytes), Ok(176));
+        assert_eq!(told.recv().map(|found| (found.summary.bytes, found.keys)), Ok((176, Ok(super::super::keys::Keys::default()))));
     }
 
     #[tokio::test]

@@ -10,13 +10,16 @@ use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
 use super::adopt::{self, Holds, Record, look};
+use super::compat::Server;
 use super::control::{Control, text};
 use super::endpoint::Endpoint;
 use super::file::{self, FileStaged, free, howto};
+use super::fingerprint::{Expected, Fingerprint, Found};
 use super::info::Info;
+use super::keys::KeyCounter;
 use super::live::{LiveStaged, RdbOpener};
 use super::master::History;
-use super::rdb::{RdbSummary, Verifier};
+use super::rdb::Verifier;
 use super::replication::probe;
 use super::{RedisError, RedisOptions, abandoned, keep};
 use crate::component::{
@@ -75,6 +78,7 @@ impl Restorer for RedisRestorer {
     }
 
     async fn plan(&self, part: &StoredComponent, options: &RestoreOptions) -> Result<Plan, ComponentError> {
+        let noted = noted(part).await?;
         let part = &part.component;
         let artifact = rdb_of(part)?;
         let steps = match self.place(&options.to)? {
@@ -84,7 +88,7 @@ impl Restorer for RedisRestorer {
                 steps.extend(howto(&path));
                 steps
             }
-            Place::Live(endpoint) => live_steps(&endpoint, part, options).await?,
+            Place::Live(endpoint) => live_steps(&endpoint, part, noted.as_ref(), options).await?,
         };
         Ok(Plan { steps, ..Plan::default() })
     }
@@ -130,7 +134,10 @@ impl Restorer for RedisRestorer {
             endpoint,
             open,
             length: length.unwrap_or_default(),
-            keys: left.stored.as_ref().map(|stored| noted_keys(&stored.component)).unwrap_or_default(),
+            expected: match &left.stored {
+                Some(stored) => expected(stored).await?,
+                None => Expected::default(),
+            },
             keep_old: left.options.keep_old,
             cancel: CancellationToken::new(),
             history,
@@ -149,35 +156,46 @@ impl Restorer for RedisRestorer {
 
 impl RedisRestorer {
     async fn build(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
+        let noted = noted(part).await?;
         let artifact = rdb_of(&part.component)?.clone();
         let open = opener(part, &artifact);
         let endpoint = match self.place(&options.to)? {
             Place::File(path) => {
                 let stream = open().await.map_err(RedisError::Stored)?;
-                return Ok(Box::new(FileStaged::write(path, run.id, stream).await?));
+                let mut staged = FileStaged::write(path, run.id, stream).await?;
+                match read_back(&staged, noted.as_ref()).await {
+                    Ok(compared) => staged.compared = Some(compared),
+                    Err(error) => {
+                        Box::new(staged).undo().await?;
+                        return Err(error);
+                    }
+                }
+                return Ok(Box::new(staged));
             }
             Place::Live(endpoint) => endpoint,
         };
         let mut control = Control::open(&endpoint).await?;
-        let Fit { info, abandoned } = fit(&mut control, &part.component).await?;
+        let Fit { info, abandoned } = fit(&mut control, &part.component, noted.as_ref()).await?;
         if abandoned {
             abandoned::free(&mut control).await?;
         }
         let diskless = control.config("repl-diskless-load").await?;
         drop(control);
-        let summary = prove(open().await.map_err(RedisError::Stored)?).await?;
+        let found = prove(open().await.map_err(RedisError::Stored)?).await?;
+        let summary = found.summary;
         if summary.bytes != artifact.raw_bytes {
             return Err(RedisError::Length { bytes: summary.bytes, noted: artifact.raw_bytes }.into());
         }
+        compared(noted.as_ref(), &found)?;
         // Both a rehearsal of what `publish` does, and the surest word on what this server reads: it is what it writes.
         let record = Record { kept: keep::path(&self.options.name, run.id), run: info.text("run_id").map(str::to_owned), diskless };
         let rehearsed = keep::rehearse(&endpoint, &record.kept).await?;
-        loads(&info, summary.version, Some(rehearsed.version))?;
+        loads(&info, &part.component, summary.version, Some(rehearsed.version))?;
         Ok(Box::new(LiveStaged {
             endpoint,
             open: Some(open),
             length: summary.bytes,
-            keys: noted_keys(&part.component),
+            expected: Expected { rdb_version: summary.version, keys: found.keys, noted: noted_keys(&part.component) },
             keep_old: options.keep_old,
             cancel: run.cancel.clone(),
             history: History::of(run.id),
@@ -196,14 +214,50 @@ fn opener(stored: &StoredComponent, artifact: &manifest::Artifact) -> RdbOpener 
 }
 
 /// Reads the whole stream: its hash is proved by its end, its form here.
-async fn prove(mut stream: ByteStream) -> Result<RdbSummary, RedisError> {
-    let mut verifier = Verifier::default();
+async fn prove(mut stream: ByteStream) -> Result<Found, RedisError> {
+    let (mut verifier, mut counter) = (Verifier::default(), KeyCounter::default());
     let mut chunk = Vec::with_capacity(CHUNK);
     while stream.read_buf(&mut chunk).await.map_err(RedisError::Stored)? > 0 {
         verifier.update(&chunk).map_err(RedisError::Damaged)?;
+        counter.update(&chunk);
         chunk.clear();
     }
-    verifier.finish().map_err(RedisError::Damaged)
+    let summary = verifier.finish().map_err(RedisError::Damaged)?;
+    Ok(Found { summary, keys: counter.finish() })
+}
+
+async fn noted(part: &StoredComponent) -> Result<Option<Fingerprint>, ComponentError> {
+    let noted = part.fingerprint().await.map_err(ComponentError::Fingerprint)?;
+    noted.map_or(Ok(None), |noted| Fingerprint::read(&noted))
+}
+
+/// What a server should hold of a backup whose RDB is not read before.
+async fn expected(part: &StoredComponent) -> Result<Expected, ComponentError> {
+    let keys = noted(part).await?.and_then(|noted| noted.keys());
+    let rdb_version = part.component.facts.get("rdb_version").and_then(serde_json::Value::as_u64).and_then(|n| u32::try_from(n).ok());
+    Ok(Expected {
+        rdb_version: rdb_version.unwrap_or_default(),
+        keys: keys.ok_or_else(|| "its fingerprint holds no counts".to_owned()),
+        noted: noted_keys(&part.component),
+    })
+}
+
+/// Compares what lies on the disk now, rather than what came.
+async fn read_back(staged: &FileStaged, noted: Option<&Fingerprint>) -> Result<String, ComponentError> {
+    compared(noted, &prove(staged.written().await?).await?)
+}
+
+/// Whether an RDB is the one that was noted, as a sentence.
+fn compared(noted: Option<&Fingerprint>, found: &Found) -> Result<String, ComponentError> {
+    let Some(noted) = noted else { return Ok("Not compared: the backup holds no fingerprint that is known here.".to_owned()) };
+    let differences = noted.differences(found);
+    if !differences.is_empty() {
+        return Err(ComponentError::Differs(differences));
+    }
+    Ok(match &found.keys {
+        Ok(keys) => format!("Compared with the backup's fingerprint: {}.", keys.sentence()),
+        Err(reason) => format!("Compared with the backup's fingerprint, but for the keys, which cannot be counted: {reason}."),
+    })
 }
 
 fn rdb_of(part: &manifest::Component) -> Result<&manifest::Artifact, RedisError> {
@@ -215,9 +269,14 @@ fn noted_keys(part: &manifest::Component) -> u64 {
     counts.map(|keys| keys.values().filter_map(serde_json::Value::as_u64).sum()).unwrap_or_default()
 }
 
-async fn live_steps(endpoint: &Endpoint, part: &manifest::Component, options: &RestoreOptions) -> Result<Vec<String>, ComponentError> {
+async fn live_steps(
+    endpoint: &Endpoint,
+    part: &manifest::Component,
+    noted: Option<&Fingerprint>,
+    options: &RestoreOptions,
+) -> Result<Vec<String>, ComponentError> {
     let mut control = Control::open(endpoint).await?;
-    let Fit { info, abandoned } = fit(&mut control, part).await?;
+    let Fit { info, abandoned } = fit(&mut control, part, noted).await?;
     // a replica of nobody has no data to give away
     if !abandoned {
         probe(endpoint, info.server().number().0).await?;
@@ -265,7 +324,7 @@ struct Fit {
 }
 
 /// Refuses a server that would not take the RDB, or would come to harm by it. Changes nothing.
-async fn fit(control: &mut Control, part: &manifest::Component) -> Result<Fit, RedisError> {
+async fn fit(control: &mut Control, part: &manifest::Component, noted: Option<&Fingerprint>) -> Result<Fit, RedisError> {
     let info = control.info().await?;
     let at = control.at.clone();
     if info.is_cluster() {
@@ -276,7 +335,15 @@ async fn fit(control: &mut Control, part: &manifest::Component) -> Result<Fit, R
         return Err(RedisError::Replica { at, master });
     }
     if let Some(rdb) = part.facts.get("rdb_version").and_then(serde_json::Value::as_u64) {
-        loads(&info, u32::try_from(rdb).unwrap_or(u32::MAX), None)?;
+        loads(&info, part, u32::try_from(rdb).unwrap_or(u32::MAX), None)?;
+    }
+    // a server ends itself over a database that it is not configured to have, and has dropped its data by then
+    let highest = highest_database(part, noted);
+    let databases = control.config("databases").await?.and_then(|n| n.parse::<u32>().ok());
+    if let (Some(highest), Some(databases)) = (highest, databases)
+        && highest >= databases
+    {
+        return Err(RedisError::Databases { at, databases, highest });
     }
     let has = info.modules();
     let modules = part.facts.get("modules").and_then(|m| m.as_array()).into_iter().flatten().filter_map(serde_json::Value::as_str);
@@ -295,10 +362,24 @@ async fn fit(control: &mut Control, part: &manifest::Component) -> Result<Fit, R
     Ok(Fit { info, abandoned })
 }
 
-fn loads(info: &Info, rdb: u32, writes: Option<u32>) -> Result<(), RedisError> {
+/// By what was counted, else by what the server said of itself.
+fn highest_database(part: &manifest::Component, noted: Option<&Fingerprint>) -> Option<u32> {
+    if let Some(keys) = noted.and_then(Fingerprint::keys) {
+        return keys.keys.keys().next_back().copied();
+    }
+    part.facts.get("keys")?.as_object()?.keys().filter_map(|database| database.parse().ok()).max()
+}
+
+fn loads(info: &Info, part: &manifest::Component, rdb: u32, writes: Option<u32>) -> Result<(), RedisError> {
     let server = info.server();
     if server.loads(rdb, writes) {
         return Ok(());
     }
-    Err(RedisError::TooNew { server: server.to_string(), rdb, reads: server.reads(writes) })
+    let fact = |key: &str| part.facts.get(key).and_then(|fact| fact.as_str());
+    let wrote = match (fact("server"), fact("server_version")) {
+        (Some("valkey"), Some(version)) => Server::valkey(version).to_string(),
+        (Some(_), Some(version)) => Server::redis(version).to_string(),
+        _ => "another server".to_owned(),
+    };
+    Err(RedisError::TooNew { server: server.to_string(), rdb, wrote, reads: server.reads(writes) })
 }

@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 use super::bgsave::fresh_file;
 use super::control::Control;
 use super::endpoint::Endpoint;
+use super::fingerprint::Fingerprint;
 use super::info::Info;
 use super::rdb::RdbReader;
 use super::replication::{Transfer, probe, resync};
 use super::{Method, RedisError, RedisOptions};
-use crate::component::{Artifact, ByteStream, ComponentError, Notes, RunContext, Source};
+use crate::component::{Artifact, ByteStream, ComponentError, Detail, Notes, RunContext, Source};
 use crate::manifest::{Facts, Format, Kind};
 use crate::name::ComponentName;
 
@@ -152,7 +153,7 @@ impl RedisSource {
         let mut control = Control::open(&endpoint).await?;
         let (file, _) = fresh_file(&mut control, path).await?;
         notes.fact("method", "bgsave");
-        Ok(verified(file, notes))
+        Ok(verified(file, notes, self.options.fingerprint))
     }
 
     async fn replicate(&self, endpoint: &Endpoint, info: &Info, notes: &Notes) -> Result<ByteStream, RedisError> {
@@ -165,15 +166,21 @@ impl RedisSource {
         notes.fact("method", "replication");
         notes.fact("replication_id", resync.replication_id);
         notes.fact("replication_offset", resync.offset.parse::<u64>().unwrap_or_default());
-        Ok(verified(resync.stream, notes))
+        Ok(verified(resync.stream, notes, self.options.fingerprint))
     }
 }
 
-fn verified(stream: impl tokio::io::AsyncRead + Send + Unpin + 'static, notes: &Notes) -> ByteStream {
+fn verified(stream: impl tokio::io::AsyncRead + Send + Unpin + 'static, notes: &Notes, detail: Detail) -> ByteStream {
     let notes = notes.clone();
-    Box::new(RdbReader::new(stream, move |summary| {
-        notes.fact("rdb_version", summary.version);
-        if !summary.checksum {
+    Box::new(RdbReader::new(stream, move |found| {
+        notes.fact("rdb_version", found.summary.version);
+        if let Some(fingerprint) = Fingerprint::of(&found, detail).and_then(|noted| noted.noted()) {
+            notes.fingerprint(fingerprint);
+        }
+        if let Err(reason) = &found.keys {
+            tracing::info!("the keys of the RDB cannot be counted: {reason}");
+        }
+        if !found.summary.checksum {
             notes.warn("The RDB carries no checksum of its own (rdbchecksum no): damage inside the server cannot be told.");
         }
     }))

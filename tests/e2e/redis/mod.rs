@@ -2,5 +2,6 @@
 
 mod common;
 mod damage;
+mod fingerprint;
 mod refusal;
 mod round_trip;
