@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::site::{Site, program};
-use crate::support::{Backstay, Major, Scratch, Version, toml};
+use crate::support::{Backstay, Major, Postgres, Scratch, Version, toml, tools};
 
 /// A site with one backup in a directory, and a program whose drills happen in a directory of the test.
 struct Drilled {
@@ -197,4 +197,24 @@ fn without_room_a_drill_is_refused_and_judges_nothing() {
     let listed = backstay.succeed(&["listbackups", "--json"]).json();
     assert!(listed[0]["verified"].is_null() && listed[0]["status"] == "complete", "{listed}");
     backstay.run(&["verify", "latest", "--drill", "--only", "redis"]).expect_code(10);
+}
+
+#[test]
+fn a_server_of_a_drill_makes_no_tablespace_outside_of_itself() {
+    let (server, place, store) = (Postgres::start(Major::V16), Scratch::unprivileged(), Scratch::new());
+    server.psql(&format!("CREATE TABLESPACE fast LOCATION '{}'", place.path().display()));
+    server.psql("CREATE DATABASE app TABLESPACE fast");
+    server.psql_in("app", "CREATE TABLE t AS SELECT generate_series(1, 100) AS n");
+    let config = [toml::postgres("postgres", &server, &["app"]), toml::file_target("local", &store.join("backups"))].concat();
+    // a newer server would put its own directory beside that of the server in service
+    let backstay = Backstay::new(&config).env("PATH", tools::path_with(&[Major::V17, Major::V16]));
+    backstay.backup();
+    let backstay = Backstay::new(&config).env("PATH", tools::path_with(&[Major::V17]));
+    let entries = || std::fs::read_dir(place.path()).expect("read").map(|e| e.expect("an entry").file_name()).collect::<Vec<_>>();
+    let before = entries();
+    let answer = backstay.succeed(&["verify", "latest", "--drill", "--json"]).json();
+    assert_eq!(entries(), before);
+    let part = &answer["components"][0];
+    assert!(part["done"].to_string().contains("PostgreSQL 17"), "{answer}");
+    assert!(part["status"] == "passed" && part["warnings"].to_string().contains("fast"), "{answer}");
 }
