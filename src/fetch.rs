@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use futures_util::stream::StreamExt;
 
 use crate::component::{ArtifactOpener, ByteStream};
+use crate::manifest::Format;
 use crate::name::BackupName;
 use crate::pipeline::{Progress, UnpackError, unpack};
 use crate::storage::Target;
@@ -17,7 +18,11 @@ pub fn opener(target: Target, backup: BackupName, progress: Progress) -> Artifac
     Arc::new(move |artifact| {
         let (target, backup, progress, artifact) = (target.clone(), backup.clone(), progress.clone(), artifact.clone());
         Box::pin(async move {
-            let stored = target.stream(&backup, &artifact.path, artifact.stored_bytes).await.map_err(|source| {
+            let stored = match artifact.format {
+                Format::PgPlain => target.legacy(&artifact.path, artifact.stored_bytes).await,
+                _ => target.stream(&backup, &artifact.path, artifact.stored_bytes).await,
+            };
+            let stored = stored.map_err(|source| {
                 let missing = source.is_not_found();
                 let source = io::Error::other(source);
                 let path = artifact.path.to_string();

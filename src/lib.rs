@@ -19,6 +19,7 @@ pub mod error;
 pub mod export;
 pub mod fetch;
 pub mod job;
+pub mod legacy;
 pub mod manifest;
 pub mod name;
 pub mod pipeline;

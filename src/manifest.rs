@@ -167,6 +167,8 @@ pub enum Format {
     PgCustom,
     /// `pg_dumpall --globals-only`: roles and tablespaces as SQL.
     PgGlobals,
+    /// `pg_dump --format=plain`, which others wrote: it lies at the root of the target.
+    PgPlain,
     /// A Redis or Valkey RDB.
     Rdb,
     /// POSIX.1-2001 (pax) tar.
@@ -179,7 +181,7 @@ impl Format {
     /// MIME type of the raw stream.
     pub fn content_type(self) -> &'static str {
         match self {
-            Self::PgGlobals => "application/sql",
+            Self::PgGlobals | Self::PgPlain => "application/sql",
             Self::Tar => "application/x-tar",
             Self::Fingerprint => "application/json",
             Self::PgCustom | Self::Rdb => "application/octet-stream",

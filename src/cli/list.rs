@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::args::ListArgs;
-use super::{choose_job, open_catalogs, output};
+use super::{choose_job, legacy, open_catalogs, output};
 use crate::catalog::Entry;
 use crate::chain::explain;
 use crate::config::Settings;
@@ -34,7 +34,15 @@ struct Row {
 pub(super) async fn run(settings: &Settings, args: ListArgs) -> Result<(), Error> {
     let (catalogs, mut unread) = open_catalogs(settings, args.target.as_ref())?;
     let mut rows: BTreeMap<BackupName, Row> = BTreeMap::new();
+    let mut dumps = Vec::new();
     for catalog in &catalogs {
+        // a dump of old is of no job
+        if args.job.is_none() {
+            match crate::legacy::list(catalog.target()).await {
+                Ok(found) => legacy::merge(&mut dumps, catalog.target().name(), found),
+                Err(error) => unread.push(explain(&error, error.advice())),
+            }
+        }
         match catalog.list(args.job.as_ref()).await {
             Ok(entries) => {
                 for entry in entries {
@@ -65,10 +73,10 @@ pub(super) async fn run(settings: &Settings, args: ListArgs) -> Result<(), Error
         choose_job(settings, Some(job))?;
     }
     if args.json {
-        output::json(&rows.values().map(Row::to_json).collect::<Vec<_>>())?;
+        output::json(&dumps.iter().map(legacy::Row::to_json).chain(rows.values().map(Row::to_json)).collect::<Vec<_>>())?;
     } else {
         let heading = ["Name", "Created", "Job", "Components", "Size", "Stored", "Status", "Verified"];
-        output::table(&heading, rows.values().map(Row::to_columns).collect())?;
+        output::table(&heading, dumps.iter().map(legacy::Row::to_columns).chain(rows.values().map(Row::to_columns)).collect())?;
     }
     if unread.is_empty() { Ok(()) } else { Err(Error::Incomplete(format!("the list is incomplete: {}", unread.join("; ")))) }
 }

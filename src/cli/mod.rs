@@ -7,6 +7,7 @@ mod choose;
 mod config;
 mod drill;
 mod export;
+mod legacy;
 mod list;
 mod moment;
 mod output;

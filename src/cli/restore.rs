@@ -7,7 +7,7 @@ use super::args::{Global, RestoreArgs};
 use super::choose::Wanted;
 use super::progress::Progress;
 use super::recover::Finder;
-use super::{choose, open_catalogs, output, part, recover};
+use super::{choose, legacy, open_catalogs, output, part, recover};
 use crate::assembly;
 use crate::clock::{Clock, SystemClock};
 use crate::component::{Destination, RestoreOptions, Restored};
@@ -25,7 +25,10 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs,
     let destinations = args.into.iter().map(|text| parse_destination(text)).collect::<Result<Vec<_>, _>>()?;
     let (catalogs, unread) = open_catalogs(settings, args.target.as_ref())?;
     let wanted = Wanted { name: args.name.as_deref(), job: args.job.as_ref(), only: &args.only, before: args.before };
-    let (target, manifest) = choose::backup(&catalogs, unread, &wanted).await?;
+    let (target, manifest) = match legacy::find(settings, &catalogs, &unread, wanted.name, &args.only, cancel).await? {
+        Some(found) => found,
+        None => choose::backup(&catalogs, unread, &wanted).await?,
+    };
     let progress = pipeline::Progress::default();
     let parts = parts(settings, &manifest, &args, destinations)?;
     let restore = Restore::new(&target, manifest, parts, progress.clone())?;

@@ -19,6 +19,9 @@ use crate::manifest::Format;
 /// What `pg_dumpall` writes at the end of a script (`dumpall.c`).
 const END_OF_GLOBALS: &[u8] = b"-- PostgreSQL database cluster dump complete";
 
+/// Likewise `pg_dump` (`pg_backup_archiver.c`, `RestoreArchive`).
+pub const END_OF_DUMP: &[u8] = b"-- PostgreSQL database dump complete";
+
 /// Bytes that are read at once.
 const BUFFER: usize = 256 << 10;
 
@@ -29,8 +32,8 @@ pub enum StructureError {
     Read(#[source] io::Error),
     #[error("it is no whole archive of pg_dump")]
     Archive(#[source] ArchiveError),
-    #[error("it is no whole script of pg_dumpall: its last line is missing")]
-    Globals,
+    #[error("it is no whole script of pg_dump or pg_dumpall: its last line is missing")]
+    Script,
     #[error("it is no JSON")]
     Fingerprint(#[source] serde_json::Error),
     #[error("it is no whole RDB")]
@@ -48,7 +51,7 @@ impl StructureError {
             Self::Read(_) | Self::Thread(_) => false,
             Self::Archive(error) => !matches!(error, ArchiveError::Read(_)),
             Self::Tar(error) => !matches!(error, TarError::Read(_)),
-            Self::Globals | Self::Fingerprint(_) | Self::Rdb(_) => true,
+            Self::Script | Self::Fingerprint(_) | Self::Rdb(_) => true,
         }
     }
 }
@@ -63,7 +66,8 @@ pub async fn walk(format: Format, mut stream: ByteStream) -> Result<String, Stru
             let head = archive::walk(&mut stream).await.map_err(StructureError::Archive)?;
             format!("{} entries", head.entries.len())
         }
-        Format::PgGlobals => globals(&mut stream).await?,
+        Format::PgGlobals => script(&mut stream, END_OF_GLOBALS).await?,
+        Format::PgPlain => script(&mut stream, END_OF_DUMP).await?,
         Format::Fingerprint => fingerprint(&mut stream).await?,
         Format::Rdb => rdb(&mut stream).await?,
         Format::Tar => return tokio::task::spawn_blocking(move || tar(stream)).await.map_err(StructureError::Thread)?,
@@ -73,7 +77,7 @@ pub async fn walk(format: Format, mut stream: ByteStream) -> Result<String, Stru
     Ok(found)
 }
 
-async fn globals(stream: &mut ByteStream) -> Result<String, StructureError> {
+async fn script(stream: &mut ByteStream, end: &[u8]) -> Result<String, StructureError> {
     let (mut buffer, mut tail, mut lines) = (vec![0; BUFFER], Vec::new(), 0);
     loop {
         let n = stream.read(&mut buffer).await.map_err(StructureError::Read)?;
@@ -84,9 +88,9 @@ async fn globals(stream: &mut ByteStream) -> Result<String, StructureError> {
         tail.extend_from_slice(&buffer[..n]);
         tail.drain(..tail.len().saturating_sub(1 << 10));
     }
-    match tail.windows(END_OF_GLOBALS.len()).any(|w| w == END_OF_GLOBALS) {
+    match tail.windows(end.len()).any(|w| w == end) {
         true => Ok(format!("{lines} lines")),
-        false => Err(StructureError::Globals),
+        false => Err(StructureError::Script),
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a source's bytes to stored bytes ([`Packer`]), and back ([`unpack`]).
 //!
 //! ```text
-//! source → chunks → compress (blocking threads, side by side) → BLAKE3 of raw, SHA-256 of stored → parts, in stream order
+//! source → chunks → compress (threads of its own, side by side) → BLAKE3 of raw, SHA-256 of stored → parts, in stream order
 //! stored → SHA-256 → decompress → BLAKE3 → raw, whose end comes only after both hashes matched
 //! ```
 //!
@@ -16,6 +16,7 @@ mod encode;
 mod gzip;
 mod pack;
 mod parts;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -24,4 +25,5 @@ pub use budget::{Budget, Engine, Progress};
 pub use codec::Codec;
 pub use encode::Encoder;
 pub use pack::{Admission, PackError, PackOptions, Packed, Packer};
+pub use survey::{Surveyed, survey};
 pub use unpack::{UnpackError, unpack};

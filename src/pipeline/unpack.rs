@@ -15,7 +15,7 @@ use super::codec::Decoder;
 use crate::manifest::{Artifact, hex};
 
 /// Blocks, of 1 MiB at most, and network chunks that wait on either side of the decompressor.
-const AHEAD: usize = 8;
+pub(super) const AHEAD: usize = 8;
 
 /// Why a stored stream is not what the manifest says. All but [`UnpackError::Fetch`] are damage.
 #[derive(Debug, Error)]
@@ -102,7 +102,7 @@ impl Checked {
     }
 }
 
-async fn feed<S, E>(mut stored: S, out: mpsc::Sender<io::Result<Bytes>>)
+pub(super) async fn feed<S, E>(mut stored: S, out: mpsc::Sender<io::Result<Bytes>>)
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -116,13 +116,25 @@ where
     }
 }
 
-struct StoredReader {
+/// What is stored, for a decoder: hashed and counted as it is read.
+pub(super) struct StoredReader {
     chunks: mpsc::Receiver<io::Result<Bytes>>,
     current: Bytes,
     sha256: Sha256,
     bytes: u64,
     ended: bool,
     failed: Option<io::Error>,
+}
+
+impl StoredReader {
+    pub(super) fn new(chunks: mpsc::Receiver<io::Result<Bytes>>) -> Self {
+        Self { chunks, current: Bytes::new(), sha256: Sha256::new(), bytes: 0, ended: false, failed: None }
+    }
+
+    /// Hash and length of what was read, and why it broke off.
+    pub(super) fn into_parts(self) -> (Sha256, u64, Option<io::Error>) {
+        (self.sha256, self.bytes, self.failed)
+    }
 }
 
 impl Read for StoredReader {
@@ -156,7 +168,7 @@ fn decode(
     out: &mpsc::Sender<io::Result<Bytes>>,
 ) -> Result<(), UnpackError> {
     let path = || artifact.path.to_string();
-    let mut stored = StoredReader { chunks, current: Bytes::new(), sha256: Sha256::new(), bytes: 0, ended: false, failed: None };
+    let mut stored = StoredReader::new(chunks);
     let mut raw_hash = blake3::Hasher::new();
     let mut raw_bytes = 0u64;
     let decoded: io::Result<bool> = (|| {

@@ -4,6 +4,7 @@
 //! <backup name>/manifest.json
 //! <backup name>/SHA256SUMS
 //! <backup name>/<component>/<artifact>
+//! <dump>.psql, <dump>.sql                                          authentik's old dumps, never written by us
 //! .backstay/leases/<job>/<number>.json
 //! .backstay/leases/.restore/<id>/<number>.json                      of a restore that is under way
 //! .backstay/restores/<id>.json                                      its journal
@@ -55,6 +56,11 @@ impl Layout {
 
     pub fn artifact(&self, name: &BackupName, path: &ArtifactPath) -> Path {
         self.key(&format!("{name}/{path}"))
+    }
+
+    /// A dump that others wrote; `path` is that of an artifact which stands for it.
+    pub fn legacy(&self, path: &ArtifactPath) -> Path {
+        self.key(path.file())
     }
 
     /// Those of one job, or of one restore. The name of a job never begins with a dot.

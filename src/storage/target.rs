@@ -134,7 +134,14 @@ impl Target {
 
     /// The names of everything in the target that is named like a backup, whether it exists (has a manifest) or not; sorted by time.
     pub async fn backup_names(&self) -> Result<Vec<BackupName>, StorageError> {
-        let names = match &self.location {
+        let mut names: Vec<BackupName> = self.root_names().await?.iter().filter_map(|n| n.parse().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The names of all folders and objects at the root.
+    pub async fn root_names(&self) -> Result<Vec<String>, StorageError> {
+        Ok(match &self.location {
             Location::File(path) => {
                 let path = path.clone();
                 tokio::task::spawn_blocking(move || file::names(&path)).await.unwrap_or_else(|e| Err(e.into())).map_err(|source| {
@@ -144,12 +151,10 @@ impl Target {
             Location::S3 { .. } => {
                 let root = self.layout.root();
                 let list = self.store.list_with_delimiter(Some(&root)).await.map_err(self.call("list", &root))?;
-                list.common_prefixes.iter().filter_map(|p| p.filename().map(ToOwned::to_owned)).collect()
+                let objects = list.objects.iter().map(|object| &object.location);
+                list.common_prefixes.iter().chain(objects).filter_map(|p| p.filename().map(ToOwned::to_owned)).collect()
             }
-        };
-        let mut names: Vec<BackupName> = names.iter().filter_map(|n| n.parse().ok()).collect();
-        names.sort();
-        Ok(names)
+        })
     }
 
     /// Reads a small object whole; at most `limit` bytes.
@@ -165,6 +170,21 @@ impl Target {
     /// The bytes of an artifact as they are stored; `stored_bytes` is how many the manifest says there are.
     pub async fn stream(&self, backup: &BackupName, path: &ArtifactPath, stored_bytes: u64) -> Result<Stored, StorageError> {
         read::open(self, self.layout.artifact(backup, path), stored_bytes).await
+    }
+
+    /// Likewise of a dump that lies at the root.
+    pub async fn legacy(&self, path: &ArtifactPath, stored_bytes: u64) -> Result<Stored, StorageError> {
+        read::open(self, self.layout.legacy(path), stored_bytes).await
+    }
+
+    /// Size and time of an object that lies at the root; `None` if it is not there.
+    pub async fn look_at(&self, path: &ArtifactPath) -> Result<Option<object_store::ObjectMeta>, StorageError> {
+        let key = self.layout.legacy(path);
+        match self.store.head(&key).await {
+            Ok(meta) => Ok(Some(meta)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(self.call("look at", &key)(source)),
+        }
     }
 
     /// Stores a small object, replacing what is there.

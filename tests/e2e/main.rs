@@ -6,6 +6,7 @@ mod support;
 mod cli;
 mod directory;
 mod drill;
+mod legacy;
 mod partial;
 mod postgres_restore;
 mod postgres_source;

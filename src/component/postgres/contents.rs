@@ -70,6 +70,10 @@ impl Contents {
                 data: data.into_iter().cloned().collect(),
             });
         }
+        // a dump of others: it does not say of which database it is
+        for main in part.artifacts.iter().filter(|a| a.format == Format::PgPlain) {
+            databases.push(DatabaseContents { name: String::new(), facts: DatabaseFacts::default(), main: main.clone(), data: Vec::new() });
+        }
         if databases.is_empty() {
             return Err(RestoreError::Empty);
         }
@@ -107,12 +111,22 @@ impl Contents {
         Ok(contents)
     }
 
+    /// The dump of others, which needs a name and facts from elsewhere.
+    pub fn plain(&mut self) -> Option<&mut DatabaseContents> {
+        self.databases.iter_mut().find(|d| d.is_plain())
+    }
+
     pub fn names(&self) -> Vec<&str> {
         self.databases.iter().map(|d| d.name.as_str()).collect()
     }
 }
 
 impl DatabaseContents {
+    /// Whether it is SQL, for psql.
+    pub fn is_plain(&self) -> bool {
+        self.main.format == Format::PgPlain
+    }
+
     /// The runs of `pg_restore` that load it, in their order: rows come before indexes and constraints, wherever they lie.
     pub fn passes(&self) -> Vec<Pass<'_>> {
         let main = |sections| Pass { artifact: &self.main, sections };

@@ -32,6 +32,7 @@ mod inspect;
 mod lines;
 mod load;
 mod passfile;
+mod plain;
 mod plan;
 mod proof;
 mod readback;

@@ -3,7 +3,7 @@
 use bytesize::ByteSize;
 use serde_json::json;
 
-use super::binaries::Binary;
+use super::binaries::{Binary, Tool};
 use super::contents::{Contents, DatabaseContents};
 use super::destination::Place;
 use super::helper::Role;
@@ -55,9 +55,10 @@ impl Known<'_> {
     fn versions(&self) -> Vec<String> {
         let Self { contents, server, binary, .. } = self;
         let mut steps = vec![format!(
-            "Restore to {} (PostgreSQL {}) with pg_restore {}; the backup is of a PostgreSQL {} server.",
+            "Restore to {} (PostgreSQL {}) with {} {}; the backup is of a PostgreSQL {} server.",
             server.at,
             server.version,
+            if contents.databases.iter().any(DatabaseContents::is_plain) { Tool::Psql } else { Tool::PgRestore }.as_str(),
             binary.version,
             contents.server_version.as_deref().unwrap_or("server of unknown version")
         )];

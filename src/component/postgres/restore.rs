@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::adopt::{self, Record};
 use super::apply;
-use super::binaries::{self, Binary};
+use super::binaries::{self, Binary, Tool};
 use super::connect::Endpoint;
 use super::contents::{Contents, DatabaseContents};
 use super::destination::Place;
@@ -16,11 +16,13 @@ use super::globals::Object;
 use super::helper::{Role, Suffix};
 use super::inspect::{self, Server};
 use super::load::Loader;
+use super::plain::Fit;
 use super::plan::Known;
 use super::proof::Proof;
 use super::restore_error::RestoreError;
 use super::selection::Selection;
-use super::server::refuse_pooler;
+use super::server::{databases, refuse_pooler};
+use super::source::ALL;
 use super::staged::{Helper, StagedPostgres};
 use super::surroundings::Surroundings;
 use super::swap::Replaced;
@@ -65,21 +67,37 @@ impl PostgresRestorer {
 
     /// What is restored, and where to.
     fn chosen(&self, part: &manifest::Component, options: &RestoreOptions) -> Result<(Contents, Place), ComponentError> {
-        let contents = Contents::chosen(part, options)?;
+        let mut contents = Contents::chosen(part, options)?;
+        if let Some(plain) = contents.plain() {
+            plain.name = match self.options.databases.as_slice() {
+                [name] if name != ALL => name.clone(),
+                _ => Endpoint::from_options(&self.options)?.database().to_owned(),
+            };
+        }
         let place = Place::chosen(options, &self.options, &contents.names())?;
         Ok((contents, place))
     }
 
     async fn prepare(&self, part: &StoredComponent, options: &RestoreOptions) -> Result<Prepared, ComponentError> {
-        let (contents, place) = self.chosen(&part.component, options)?;
+        let (mut contents, place) = self.chosen(&part.component, options)?;
         let replaces = options.to != Destination::Beside;
         let targets: Vec<&str> = contents.databases.iter().filter(|_| replaces).map(|d| place.name(&d.name)).collect();
         let (endpoint, client) = inspect::connect(&place.endpoint, &targets).await?;
         refuse_pooler(&endpoint, &client).await?;
         let server = inspect::inspect(&client, endpoint.to_string()).await?;
         server.allow(&targets, contents.server).map_err(PostgresError::from)?;
-        let dump = contents.dump.unwrap_or(server.host.major);
-        let binary = binaries::find_restore(dump, server.host.major).await?;
+        let binary = if let Some(plain) = contents.plain() {
+            if !options.tables.is_empty() {
+                let (path, why) = (plain.main.path.to_string(), "it is plain SQL".to_owned());
+                return Err(PostgresError::from(RestoreError::Unselectable { path, why }).into());
+            }
+            // nobody has recorded what the database was: it keeps what it is
+            let facts = databases(&client).await?.remove(place.name(&plain.name)).map(|found| found.facts);
+            plain.facts = facts.unwrap_or_default();
+            Tool::Psql.find(server.host.major).await?
+        } else {
+            binaries::find_restore(contents.dump.unwrap_or(server.host.major), server.host.major).await?
+        };
         let selection = match options.tables.as_slice() {
             [] => None,
             wanted => Some(tables::select(&contents, &place, &server, &part.open, wanted).await?),
@@ -258,7 +276,13 @@ async fn stage_one(
     }
     drop(client);
     tracing::info!(database = name, helper = new, "loading a database");
-    loader.load(&endpoint, &new, database, open, cancel).await?;
+    if database.is_plain() {
+        let fit = Fit::new(&server.host, loader.flags.contains(&"--no-owner"));
+        let left_out = loader.run_script(&endpoint, &new, database, open, fit, cancel).await?;
+        staged.warn(left_out.sentences(name));
+    } else {
+        loader.load(&endpoint, &new, database, open, cancel).await?;
+    }
     proof.compare(&endpoint, (&database.name, name, &new), loader.workload.sessions, staged, cancel).await?;
     analyze(&endpoint, &new, name, loader.workload, staged, cancel).await?;
     if let Some(selection) = &loader.selection {

@@ -86,6 +86,12 @@ pub enum RestoreError {
     NoRows { path: String, table: String },
     #[error("database \"{database}\" exists on {server}: tables go into a new one only")]
     Exists { database: String, server: String },
+    #[error("`{path}` cannot be handed to psql")]
+    Plain {
+        path: String,
+        #[source]
+        source: super::plain::PlainError,
+    },
     #[error("`{0}` changed while it was restored: its table of contents is another one")]
     Differs(String),
     #[error("write the table of contents of an archive to a temporary directory")]

@@ -29,7 +29,7 @@ use crate::manifest::{Facts, Format, Kind};
 use crate::name::{ComponentName, file_stem};
 
 /// All databases but templates and closed ones.
-const ALL: &str = "*";
+pub(super) const ALL: &str = "*";
 
 /// Databases that belong to a provider of managed servers and that no customer may enter: not a loss.
 const OF_PROVIDERS: &[&str] = &["rdsadmin", "cloudsqladmin", "azure_maintenance", "azure_sys"];
