@@ -34,7 +34,7 @@ impl FromStr for TableName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parsed = part(text).and_then(|(schema, rest)| {
             let (table, end) = part(rest.strip_prefix('.')?)?;
-            end.is_empty().then(|| Self { schema, table })
+            end.is_empty().then_some(Self { schema, table })
         });
         parsed.ok_or_else(|| "a table is SCHEMA.TABLE, such as public.users, or '\"My Schema\".\"a.b\"'".to_owned())
     }
