@@ -43,6 +43,9 @@ pub struct Manifest {
     /// The components that were asked for, sorted, where that was not the whole job; empty for the whole job.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<ComponentName>,
+    /// Of a safety backup: the backup that was restored right after, over what this one holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<BackupName>,
     pub components: Vec<Component>,
 }
 

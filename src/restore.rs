@@ -15,7 +15,9 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain;
-use crate::component::{ArtifactOpener, ComponentError, Plan, RestoreOptions, Restored, Restorer, RunContext, Staged, StoredComponent};
+use crate::component::{
+    ArtifactOpener, ComponentError, Destination, Plan, RestoreOptions, Restored, Restorer, RunContext, Staged, StoredComponent,
+};
 use crate::fetch;
 use crate::manifest::{self, ComponentStatus, Kind, Manifest};
 use crate::name::{BackupName, ComponentName, RestoreId};
@@ -163,6 +165,11 @@ impl Restore {
 
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Where a component goes.
+    pub fn destination(&self, name: &ComponentName) -> Option<&Destination> {
+        self.parts.iter().find(|(component, _)| component.name == *name).map(|(_, part)| &part.options.to)
     }
 
     /// What would happen. Touches nothing; refuses what is known to fail.

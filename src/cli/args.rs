@@ -172,6 +172,9 @@ pub(super) struct RestoreArgs {
     /// Keep what is replaced, under another name
     #[arg(long)]
     pub(super) keep_old: bool,
+    /// Do not back up first what is replaced
+    #[arg(long)]
+    pub(super) no_safety_backup: bool,
     /// Do not ask for confirmation
     #[arg(long, visible_alias = "noinput")]
     pub(super) yes: bool,

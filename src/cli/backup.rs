@@ -19,7 +19,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: BackupArgs, 
     let job = assembly::job(settings, choose_job(settings, args.job.as_ref())?);
     let engine = Engine::for_this_machine();
     let progress = Progress::show(global, "read", engine.progress.clone());
-    let request = Request { only: args.only, slot: None };
+    let request = Request { only: args.only, ..Request::default() };
     let report = job::run(job, request, &engine, &SystemClock, cancel).await;
     drop(progress);
     match &report {

@@ -124,7 +124,9 @@ async fn latest(catalogs: &[Catalog], unread: Vec<String>, wanted: &Wanted<'_>) 
 
 fn serves(manifest: &Manifest, only: &[ComponentName]) -> bool {
     let holds = |name: &ComponentName| manifest.component(name).is_some_and(|c| c.status == ComponentStatus::Complete);
-    manifest.status == Status::Complete && if only.is_empty() { manifest.only.is_empty() } else { only.iter().all(holds) }
+    manifest.status == Status::Complete
+        && manifest.replaced_by.is_none()
+        && if only.is_empty() { manifest.only.is_empty() } else { only.iter().all(holds) }
 }
 
 pub(super) fn not_found(what: String, trouble: Vec<String>) -> Error {

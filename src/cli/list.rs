@@ -160,6 +160,7 @@ impl Row {
             "damaged_targets": self.damaged, "status": self.status(), "components": self.components(),
             "raw_bytes": self.manifest.as_ref().map(Manifest::raw_bytes),
             "stored_bytes": self.manifest.as_ref().map(Manifest::stored_bytes),
+            "replaced_by": self.manifest.as_ref().and_then(|m| m.replaced_by.as_ref()),
             "verified": self.verified, "drilled": self.drilled.map(|(at, _)| at), "drill_seconds": self.drilled.map(|(_, seconds)| seconds),
             "drill_failed": self.drill_failed,
         })

@@ -16,6 +16,7 @@ mod progress;
 mod prune;
 mod recover;
 mod restore;
+mod safety;
 mod verify;
 mod worker;
 

@@ -7,6 +7,7 @@ use super::args::{Global, RestoreArgs};
 use super::choose::Wanted;
 use super::progress::Progress;
 use super::recover::Finder;
+use super::safety::Safety;
 use super::{choose, legacy, open_catalogs, output, part, recover};
 use crate::assembly;
 use crate::clock::{Clock, SystemClock};
@@ -49,6 +50,10 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs,
         say(&format!("  {component}:"))?;
         plan.steps.iter().try_for_each(|step| say(&format!("    {step}")))?;
     }
+    let safety = if args.no_safety_backup { None } else { Safety::of(settings, &restore, &plan)? };
+    if let Some(safety) = &safety {
+        say(&format!("  {}", safety.told()))?;
+    }
     if args.dry_run {
         if args.json {
             let components = plan
@@ -67,7 +72,11 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs,
         confirmed()?;
     }
 
-    let journal = restore.begin(&finder.ledger, None, SystemClock.now()).await?;
+    let safety = match safety {
+        Some(safety) => safety.make(global, &restore, !args.yes, cancel).await?,
+        None => None,
+    };
+    let journal = restore.begin(&finder.ledger, safety, SystemClock.now()).await?;
     let shown = Progress::show(global, "fetched", progress);
     let restored = restore.execute(Some(journal), cancel).await;
     drop(shown);

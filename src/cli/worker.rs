@@ -78,7 +78,7 @@ impl Runner for Jobs {
             return RunOutcome::Failed(format!("job `{name}` is not configured"));
         };
         let job = assembly::job(&self.settings, settings);
-        let request = Request { only: Vec::new(), slot: Some(slot) };
+        let request = Request { slot: Some(slot), ..Request::default() };
         match job::run(job, request, &self.engine, &SystemClock, &cancel).await {
             Ok(report) if report.is_whole() => RunOutcome::Complete,
             Ok(report) => RunOutcome::Incomplete(report.shortcomings().join("; ")),

@@ -212,6 +212,8 @@ pub struct Plan {
     pub steps: Vec<String>,
     /// The same for scripts.
     pub facts: Facts,
+    /// Whether something that is there now would be replaced.
+    pub replaces: bool,
 }
 
 /// What a restore is about to make, noted before it makes anything.

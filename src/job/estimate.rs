@@ -54,6 +54,7 @@ mod tests {
             status: Status::Complete,
             slot: None,
             only: Vec::new(),
+            replaced_by: None,
             components: vec![component],
         }
     }

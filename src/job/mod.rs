@@ -53,6 +53,8 @@ pub struct Request {
     pub only: Vec<ComponentName>,
     /// The scheduled moment that the run serves.
     pub slot: Option<DateTime<Utc>>,
+    /// The backup that is about to be restored over what this run takes: retention, which might remove it, is left to the next run.
+    pub replaced_by: Option<BackupName>,
 }
 
 /// Why a run left no backup.
@@ -202,7 +204,7 @@ impl Run<'_> {
                 if !taken {
                     retract(lane, &manifest).await;
                 }
-            } else if manifest.status == Status::Complete {
+            } else if manifest.status == Status::Complete && self.request.replaced_by.is_none() {
                 let catalog = Catalog::new(lane.target().clone());
                 let outcome = prune(&catalog, &self.job.name, &self.job.policy, self.clock.now()).await;
                 pruned.extend(outcome.removed);
@@ -333,7 +335,8 @@ impl Run<'_> {
         let mut only = self.request.only.clone();
         only.sort();
         only.dedup();
-        if only.len() == self.job.sources.len() {
+        // a safety backup never counts as one of the whole job, nor is it the latest
+        if only.len() == self.job.sources.len() && self.request.replaced_by.is_none() {
             only.clear();
         }
         Manifest {
@@ -347,6 +350,7 @@ impl Run<'_> {
             status: if lost { Status::Partial } else { Status::Complete },
             slot: self.request.slot,
             only,
+            replaced_by: self.request.replaced_by.clone(),
             components,
         }
     }

@@ -13,6 +13,7 @@ mod postgres_source;
 #[path = "redis/mod.rs"]
 mod redis_component;
 mod restore;
+mod resume;
 mod round_trip;
 mod run;
 mod servers;

@@ -184,7 +184,7 @@ async fn what_is_absent_is_noted_unless_it_was_asked_for() {
     let report = house.run(sources()).await.expect("complete");
     assert!(report.is_whole() && report.manifest.status == Status::Complete);
     let only = vec!["absent".parse().expect("a name")];
-    let error = house.run_job(house.job(sources(), &["local"]), Request { only, slot: None }).await.expect_err("asked for");
+    let error = house.run_job(house.job(sources(), &["local"]), Request { only, ..Request::default() }).await.expect_err("asked for");
     assert!(matches!(error, JobError::NothingLeft { .. }), "{error:?}");
 }
 
@@ -351,7 +351,7 @@ async fn two_runs_within_one_second_get_two_names() {
 async fn a_slot_that_was_served_is_not_run_again() {
     let house = House::new();
     let slot = house.clock.now() + TimeDelta::seconds(5);
-    let request = || Request { only: Vec::new(), slot: Some(slot) };
+    let request = || Request { slot: Some(slot), ..Request::default() };
     let job = || house.job(vec![source("good", 10, End::Whole)], &["local"]);
     house.run_job(job(), request()).await.expect("the first");
     let error = house.run_job(job(), request()).await.expect_err("the second");
@@ -367,7 +367,7 @@ async fn a_backup_from_the_future_neither_serves_a_slot_nor_pushes_out_the_new_o
         house.run_job(job(), Request::default()).await.expect("made with a wrong clock");
     }
     house.clock.advance(TimeDelta::days(-2000));
-    let request = Request { only: Vec::new(), slot: Some(house.clock.now() + TimeDelta::seconds(5)) };
+    let request = Request { slot: Some(house.clock.now() + TimeDelta::seconds(5)), ..Request::default() };
     let report = house.run_job(job(), request).await.expect("not served yet");
     assert_eq!(report.pruned, []);
     assert_eq!(house.listed("local").await.len(), 3);

@@ -81,6 +81,11 @@ impl Site {
         self.assert_no_helpers();
     }
 
+    /// Whether the files are those that [`Site::change`] left.
+    pub fn is_changed(&self) -> bool {
+        std::fs::read(self.files.join("media/plain.txt")).is_ok_and(|text| text == b"changed")
+    }
+
     /// # Panics
     /// If a database or directory is there that was not before.
     #[track_caller]

@@ -6,6 +6,7 @@
 
 #![allow(dead_code, unused_imports, reason = "shared by several test binaries, none of which needs all of it")]
 
+pub mod gate;
 pub mod pg_compare;
 pub mod ports;
 pub mod postgres;
@@ -22,6 +23,7 @@ pub mod toml;
 pub mod tools;
 pub mod tree;
 
+pub use gate::{Gate, Side};
 pub use pg_compare::{Fingerprint, assert_same_database};
 pub use postgres::{Major, Postgres};
 pub use program::{Backstay, Outcome};

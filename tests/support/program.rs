@@ -43,7 +43,12 @@ impl Backstay {
     /// To be run with these arguments, behind `--config`.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_backstay"));
-        command.env_clear().env("TMPDIR", std::env::temp_dir()).envs(self.env.iter().map(|(k, v)| (k, v))).env("HOME", self.dir());
+        command
+            .env_clear()
+            .env("TMPDIR", std::env::temp_dir())
+            .env("STATE_DIRECTORY", self.dir())
+            .envs(self.env.iter().map(|(k, v)| (k, v)))
+            .env("HOME", self.dir());
         command.current_dir(self.dir()).arg("--config").arg(self.scratch.join("backstay.toml")).args(args).stdin(Stdio::null());
         command
     }

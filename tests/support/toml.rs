@@ -31,6 +31,11 @@ pub fn s3_target(name: &str, server: &Seaweed, place: &str) -> String {
     s3_target_as(name, server, place, &server.access_key, &server.secret_key)
 }
 
+/// As [`s3_target`], through something in front of the server.
+pub fn s3_target_by(name: &str, endpoint: &str, server: &Seaweed, place: &str) -> String {
+    s3_target(name, server, place).replace(&quoted(server.endpoint()), &quoted(endpoint))
+}
+
 /// With other keys than the server's own.
 pub fn s3_target_as(name: &str, server: &Seaweed, place: &str, access_key: &str, secret_key: &str) -> String {
     format!(

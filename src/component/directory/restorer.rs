@@ -79,7 +79,7 @@ impl Restorer for DirectoryRestorer {
             let mut steps = steps(&place, &artifact, keep_old, interrupted, followed.as_deref());
             let (more, facts) = usage::describe(&place, needed);
             steps.extend(more);
-            Ok(Plan { steps, facts })
+            Ok(Plan { steps, facts, replaces: place.exists && !place.empty })
         })
         .await
     }

@@ -118,10 +118,11 @@ impl Restorer for PostgresRestorer {
         let surroundings = Surroundings::ask(&client, &names).await?;
         let known = Known { contents: &contents, place: &place, server: &server, binary: &binary, surroundings: &surroundings };
         if let Some(selection) = &selection {
-            return Ok(Plan { steps: known.table_steps(selection), facts: known.facts() });
+            return Ok(Plan { steps: known.table_steps(selection), facts: known.facts(), replaces: false });
         }
         known.enough_room().map_err(PostgresError::from)?;
-        Ok(Plan { steps: known.steps(options), facts: known.facts() })
+        let replaces = names.iter().any(|name| server.database(name).is_some());
+        Ok(Plan { steps: known.steps(options), facts: known.facts(), replaces })
     }
 
     async fn intent(&self, part: &manifest::Component, options: &RestoreOptions, id: RestoreId) -> Result<Intent, ComponentError> {

@@ -81,16 +81,16 @@ impl Restorer for RedisRestorer {
         let noted = noted(part).await?;
         let part = &part.component;
         let artifact = rdb_of(part)?;
-        let steps = match self.place(&options.to)? {
+        let (steps, replaces) = match self.place(&options.to)? {
             Place::File(path) => {
                 free(&path).await?;
                 let mut steps = vec![format!("Write {} bytes to {} (a new file, mode 0600).", artifact.raw_bytes, path.display())];
                 steps.extend(howto(&path));
-                steps
+                (steps, false)
             }
             Place::Live(endpoint) => live_steps(&endpoint, part, noted.as_ref(), options).await?,
         };
-        Ok(Plan { steps, ..Plan::default() })
+        Ok(Plan { steps, replaces, ..Plan::default() })
     }
 
     async fn intent(&self, _: &manifest::Component, options: &RestoreOptions, id: RestoreId) -> Result<Intent, ComponentError> {
@@ -274,7 +274,7 @@ async fn live_steps(
     part: &manifest::Component,
     noted: Option<&Fingerprint>,
     options: &RestoreOptions,
-) -> Result<Vec<String>, ComponentError> {
+) -> Result<(Vec<String>, bool), ComponentError> {
     let mut control = Control::open(endpoint).await?;
     let Fit { info, abandoned } = fit(&mut control, part, noted).await?;
     // a replica of nobody has no data to give away
@@ -313,7 +313,7 @@ async fn live_steps(
     if options.keep_old {
         steps.push("Leave the RDB of the old content there.".to_owned());
     }
-    Ok(steps)
+    Ok((steps, keys > 0))
 }
 
 /// A server that would take the RDB.

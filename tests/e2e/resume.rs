@@ -1,0 +1,321 @@
+//! Restores that are killed at every step of their journal, and what brings them to an end: all components new, or all old, and nothing
+//! left behind.
+
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::site::{Site, State, program};
+use crate::support::{Backstay, Gate, Major, Outcome, Scratch, Seaweed, Side, Version, toml};
+
+const PLACE: &str = "backups";
+const MARK: &str = ".backstay/restores/";
+
+/// Writes to the journal of a restore of three components: begun; each staged; each about to be switched; all switched; removed.
+const STEPS: usize = 9;
+
+/// A site with a backup in a bucket, changed since.
+struct House {
+    site: Site,
+    seaweed: Seaweed,
+    backstay: Backstay,
+    name: String,
+    /// What the backup holds.
+    new: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Resume,
+    Rollback,
+}
+
+impl House {
+    fn new() -> Self {
+        let (site, seaweed) = (Site::filled(Major::V15, Version::V7_0), Seaweed::start());
+        let backstay = program(&site, &toml::s3_target("s3", &seaweed, PLACE));
+        let name = backstay.backup();
+        let new = site.state();
+        site.change();
+        Self { site, seaweed, backstay, name, new }
+    }
+
+    fn args(&self) -> Vec<&str> {
+        vec!["restore", &self.name, "--yes", "--no-safety-backup"]
+    }
+
+    /// The same program, with something between it and the bucket.
+    fn behind(&self, gate: &Gate) -> Backstay {
+        program(&self.site, &toml::s3_target_by("s3", &gate.endpoint(), &self.seaweed, PLACE)).env("STATE_DIRECTORY", self.backstay.dir())
+    }
+
+    fn gate(&self, at: usize, side: Side) -> Gate {
+        Gate::new(self.seaweed.port(), MARK, at, side)
+    }
+
+    /// Kills a restore at that write to its journal; false if there is none of that number.
+    fn kill_at(&self, at: usize, side: Side) -> bool {
+        let gate = self.gate(at, side);
+        let mut child = self.behind(&gate).spawn(&self.args());
+        let reached = gate.reached(&mut child);
+        if reached {
+            child.kill().expect("SIGKILL");
+        }
+        let outcome = Outcome::of(child);
+        assert!(reached || outcome.code == Some(0), "{outcome:?}");
+        reached
+    }
+
+    fn end(&self, end: End) -> Outcome {
+        let flag = if end == End::Resume { "--resume" } else { "--rollback" };
+        self.backstay.run(&["restore", flag, "--yes"])
+    }
+
+    #[track_caller]
+    fn assert_nothing_left(&self, state: &State) {
+        self.site.assert_is(state);
+        let kept = std::fs::read_dir(self.backstay.dir()).expect("read the state directory").flatten();
+        let kept: Vec<_> = kept.map(|e| e.file_name()).filter(|name| name != "backstay.toml").collect();
+        assert!(kept.is_empty(), "left behind: {kept:?}");
+        self.backstay.run(&["restore", "--rollback", "--yes"]).expect_code(10).expect_message("no unfinished restore");
+    }
+}
+
+/// Kills a restore at each write to its journal, ends it, and compares.
+fn every_step(side: Side, end: End) {
+    let house = House::new();
+    let mut kills = 0;
+    for at in 1..=STEPS {
+        let old = house.site.state();
+        assert!(house.kill_at(at, side), "there is no step {at}");
+        kills += 1;
+        let written = if side == Side::After { at } else { at - 1 };
+        let outcome = house.end(end);
+        let new = match (written, end) {
+            (0, _) => {
+                outcome.expect_code(10);
+                false
+            }
+            (STEPS, _) => {
+                outcome.expect_code(10);
+                true
+            }
+            // what was replaced is being removed: there is no way back
+            (w, End::Rollback) if w == STEPS - 1 => {
+                outcome.expect_code(2).expect_message("--resume");
+                house.end(End::Resume).expect_code(0);
+                true
+            }
+            (_, End::Rollback) => {
+                outcome.expect_code(0);
+                false
+            }
+            (_, End::Resume) => {
+                outcome.expect_code(0);
+                true
+            }
+        };
+        house.assert_nothing_left(if new { &house.new } else { &old });
+        if new {
+            house.site.change();
+        }
+    }
+    assert!(!house.kill_at(STEPS + 1, side), "there are more steps than {STEPS}");
+    house.assert_nothing_left(&house.new);
+    eprintln!("{kills} kills, {side:?} each of {STEPS} writes to the journal, each ended by {end:?}");
+}
+
+#[test]
+fn killed_before_each_step_and_resumed() {
+    every_step(Side::Before, End::Resume);
+}
+
+#[test]
+fn killed_before_each_step_and_rolled_back() {
+    every_step(Side::Before, End::Rollback);
+}
+
+#[test]
+fn killed_after_each_step_and_resumed() {
+    every_step(Side::After, End::Resume);
+}
+
+#[test]
+fn killed_after_each_step_and_rolled_back() {
+    every_step(Side::After, End::Rollback);
+}
+
+/// What ends a killed restore may itself be killed: at any of its own steps, and then again.
+#[test]
+fn an_end_that_is_killed_is_done_again() {
+    let house = House::new();
+    for (end, writes) in [(End::Resume, 2..=3), (End::Rollback, 1..=2)] {
+        for at in writes {
+            let old = house.site.state();
+            // the directory is switched, and Redis is not
+            assert!(house.kill_at(7, Side::Before));
+            let gate = house.gate(at, Side::Before);
+            let flag = if end == End::Resume { "--resume" } else { "--rollback" };
+            let mut child = house.behind(&gate).spawn(&["restore", flag, "--yes"]);
+            assert!(gate.reached(&mut child), "{end:?} has no step {at}");
+            child.kill().expect("SIGKILL");
+            Outcome::of(child);
+            house.end(end).expect_code(0);
+            house.assert_nothing_left(if end == End::Resume { &house.new } else { &old });
+            if end == End::Resume {
+                house.site.change();
+            }
+        }
+    }
+}
+
+/// Between the steps, too: whatever was under way at that moment.
+#[test]
+fn killed_at_any_moment() {
+    const KILLS: u32 = 8;
+    let house = House::new();
+    let whole = {
+        let begun = Instant::now();
+        house.backstay.succeed(&house.args());
+        begun.elapsed()
+    };
+    house.site.change();
+    for kill in 1..=KILLS {
+        let old = house.site.state();
+        let mut child = house.backstay.spawn(&house.args());
+        wait(&mut child, whole * kill / KILLS);
+        let _ = child.kill();
+        let done = Outcome::of(child).code == Some(0);
+        let end = if kill % 2 == 0 { End::Resume } else { End::Rollback };
+        let outcome = house.end(end);
+        let new = match outcome.code {
+            Some(0) => end == End::Resume,
+            Some(2) => {
+                house.end(End::Resume).expect_code(0);
+                true
+            }
+            // it had not begun, or it was over
+            _ => {
+                outcome.expect_code(10);
+                done || !house.site.is_changed()
+            }
+        };
+        house.assert_nothing_left(if new { &house.new } else { &old });
+        if new {
+            house.site.change();
+        }
+    }
+}
+
+fn wait(child: &mut Child, time: Duration) {
+    let until = Instant::now() + time;
+    while Instant::now() < until && child.try_wait().expect("look at the child").is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn the_next_restore_says_what_it_found() {
+    let house = House::new();
+    let old = house.site.state();
+    // one component is about to be switched: nothing goes on silently
+    assert!(house.kill_at(5, Side::After));
+    house.backstay.run(&house.args()).expect_code(2).expect_message("--resume").expect_message(&house.name);
+    house.backstay.run(&["restore", "--rollback"]).expect_code(2).expect_message("--yes");
+    house.backstay.succeed(&["restore", "--rollback", "--dry-run"]).expect_message("postgres");
+    // of other places it does
+    let out = Scratch::new();
+    let into = format!("media={}", out.join("look").display());
+    house.backstay.succeed(&["restore", &house.name, "--yes", "--only", "media", "--into", &into]).expect_message("unfinished");
+    house.end(End::Rollback).expect_code(0);
+    house.assert_nothing_left(&old);
+    // nothing is switched: what is left is removed, and it goes on
+    assert!(house.kill_at(4, Side::After));
+    house.backstay.succeed(&house.args()).expect_message("Removing what is left");
+    house.assert_nothing_left(&house.new);
+}
+
+#[test]
+fn of_two_restores_at_once_the_second_is_refused() {
+    let house = House::new();
+    let gate = house.gate(2, Side::Before);
+    let mut first = house.behind(&gate).spawn(&house.args());
+    assert!(gate.reached(&mut first));
+    for args in [house.args(), vec!["restore", &house.name, "--yes", "--only", "redis"], vec!["restore", "--resume", "--yes"]] {
+        house.backstay.run(&args).expect_code(11).expect_message("under way");
+    }
+    gate.open();
+    Outcome::of(first).expect_code(0);
+    house.assert_nothing_left(&house.new);
+}
+
+#[test]
+fn a_restore_that_is_cancelled_before_its_first_switch_leaves_nothing() {
+    let house = House::new();
+    let old = house.site.state();
+    let gate = house.gate(2, Side::After);
+    let mut child = house.behind(&gate).spawn(&house.args());
+    assert!(gate.reached(&mut child));
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a number")).expect("a process");
+    kill_process(pid, Signal::INT).expect("SIGINT");
+    gate.open();
+    Outcome::of(child).expect_code(130);
+    house.assert_nothing_left(&old);
+}
+
+#[test]
+fn a_target_that_may_only_be_read_is_no_hindrance() {
+    let house = House::new();
+    let gate = house.gate(1, Side::Refused);
+    house.behind(&gate).succeed(&house.args()).expect_message("only this host finds it");
+    house.assert_nothing_left(&house.new);
+}
+
+/// What a restore replaces is stored first, as a backup that is neither the latest nor counted by retention.
+#[test]
+fn what_is_replaced_is_backed_up_first() {
+    let store = Scratch::new();
+    let site = Site::filled(Major::V15, Version::V7_0);
+    let backstay = program(&site, &format!("{}[jobs.default]\nkeep_last = 1\n", toml::file_target("local", &store.join("backups"))));
+    let name = backstay.backup();
+    let new = site.state();
+    site.change();
+    let old = site.state();
+    backstay.succeed(&["restore", &name, "--yes"]).expect_message("was backed up as");
+    site.assert_is(&new);
+    let list = backstay.succeed(&["listbackups", "--json"]).json();
+    let list = list.as_array().expect("an array");
+    assert_eq!(list.len(), 2, "{list:?}");
+    assert_eq!((list[0]["name"].as_str(), list[1]["replaced_by"].as_str()), (Some(name.as_str()), Some(name.as_str())));
+    let safety = list[1]["name"].as_str().expect("a name").to_owned();
+    // it is whole
+    backstay.succeed(&["restore", &safety, "--yes", "--no-safety-backup"]);
+    site.assert_is(&old);
+    // and in nobody's way
+    for args in [&["restore", "latest", "--dry-run"][..], &["restore", "latest", "--only", "media", "--dry-run"]] {
+        assert!(backstay.succeed(args).stdout.contains(&name), "the latest is another");
+    }
+    // what was lost need not be backed up
+    site.destroy();
+    let said = backstay.succeed(&["restore", &name, "--yes"]).stderr;
+    assert!(!said.contains("was backed up as"), "{said}");
+    site.assert_is(&new);
+}
+
+#[test]
+fn without_a_safety_backup_nothing_is_touched() {
+    let store = Scratch::new();
+    let site = Site::filled(Major::V15, Version::V7_0);
+    let config = |jobs: &str| format!("{}{}{jobs}", site.components(), toml::file_target("local", &store.join("backups")));
+    let backstay = Backstay::new(&config(""));
+    let name = backstay.backup();
+    site.change();
+    let old = site.state();
+    backstay.configure(&config("[jobs.default]\ncomponents = [\"media\"]\n"));
+    backstay.run(&["restore", &name, "--yes"]).expect_code(2).expect_message("--no-safety-backup");
+    // the source fails: what is there cannot be read whole
+    backstay.configure(&config("").replace("databases = [\"app\"]", "databases = [\"app\", \"missing\"]"));
+    backstay.run(&["restore", &name, "--yes"]).expect_code(3).expect_message("--no-safety-backup");
+    site.assert_is(&old);
+}
