@@ -154,6 +154,7 @@ pub async fn describe(target: &Target, dump: &Dump, component: ComponentName, ca
         status: Status::Complete,
         slot: None,
         only: Vec::new(),
+        replaced_by: None,
         components: vec![component],
     })
 }

@@ -46,7 +46,7 @@ impl Row {
             "target": self.targets.iter().map(TargetName::as_str).collect::<Vec<_>>().join(","), "targets": self.targets,
             "damaged_targets": [], "status": "legacy", "components": [Kind::Postgres.as_str()],
             "raw_bytes": null, "stored_bytes": bytes,
-            "verified": null, "drilled": null, "drill_seconds": null, "drill_failed": null,
+            "replaced_by": null, "verified": null, "drilled": null, "drill_seconds": null, "drill_failed": null,
         })
     }
 }

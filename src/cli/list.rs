@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::args::ListArgs;
-use super::{choose_job, legacy, open_catalogs, output};
+use super::{choose_job, legacy, open_catalogs, output, recover};
 use crate::catalog::Entry;
 use crate::chain::explain;
 use crate::config::Settings;
@@ -65,6 +65,7 @@ pub(super) async fn run(settings: &Settings, args: ListArgs) -> Result<(), Error
             Err(error) => unread.push(explain(&error, error.advice())),
         }
     }
+    recover::mention(&catalogs).await;
     if let Some(job) = &args.job
         && rows.is_empty()
         && unread.is_empty()

@@ -40,12 +40,12 @@ impl<'a> Finder<'a> {
     }
 
     /// Refuses when another restore of the same places is under way, or has switched some of its components. What one has left that has
-    /// switched none, or all, is removed, unless nothing is to be changed.
-    pub(super) async fn make_way(&self, restore: &Restore, dry_run: bool) -> Result<(), Error> {
+    /// switched none, or all, is in nobody's way; it is removed if `sweep` says so.
+    pub(super) async fn make_way(&self, restore: &Restore, sweep: bool) -> Result<(), Error> {
         let places = restore.places().await?;
         for found in self.ledger.find().await {
             let Some(error) = found.conflict(&places) else {
-                if found.holder.is_none() {
+                if found.holder.is_none() && !sweep {
                     output::story(&format!("note: {} is unfinished, of other places", told(&found.entry)));
                 }
                 continue;
@@ -53,7 +53,7 @@ impl<'a> Finder<'a> {
             if found.holder.is_some() || found.entry.stage() == Stage::Between {
                 return Err(error.into());
             }
-            if dry_run {
+            if !sweep {
                 output::story(&format!("note: first, what is left of {} is removed", told(&found.entry)));
                 continue;
             }
@@ -153,6 +153,14 @@ impl<'a> Finder<'a> {
         restore.plan().await?;
         let journal = restore.begin(&self.ledger, entry.safety, SystemClock.now()).await?;
         Ok(restore.execute(Some(journal), cancel).await?)
+    }
+}
+
+/// Says that a restore was left unfinished, to whoever looks at backups.
+pub(super) async fn mention(catalogs: &[Catalog]) {
+    let ledger = Ledger::of(catalogs.iter().map(|catalog| catalog.target().clone()).collect());
+    for found in ledger.find().await.iter().filter(|found| found.holder.is_none()) {
+        output::story(&format!("warning: unfinished: {}; run `restore --resume` or `restore --rollback`", told(&found.entry)));
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs,
     let parts = parts(settings, &manifest, &args, destinations)?;
     let restore = Restore::new(&target, manifest, parts, progress.clone())?;
     let finder = Finder::open(settings)?;
-    finder.make_way(&restore, args.dry_run).await?;
+    finder.make_way(&restore, false).await?;
     let plan = restore.plan().await?;
 
     let say: fn(&str) -> Result<(), Error> = if args.dry_run && !args.json {
@@ -72,6 +72,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs,
         confirmed()?;
     }
 
+    finder.make_way(&restore, true).await?;
     let safety = match safety {
         Some(safety) => safety.make(global, &restore, !args.yes, cancel).await?,
         None => None,

@@ -16,6 +16,7 @@ use crate::manifest::Manifest;
 use crate::name::{BackupName, ComponentName};
 use crate::pipeline::Engine;
 use crate::restore::Restore;
+use crate::storage::Target;
 
 /// What is to be backed up, and by which job.
 pub(super) struct Safety<'a> {
@@ -85,6 +86,7 @@ impl<'a> Safety<'a> {
                 _ => Err(Error::Usage { what: format!("nothing was changed: {why}"), advice: Some(WITHOUT.into()) }),
             };
         }
+        let targets: Vec<Target> = job.targets.iter().filter_map(|(_, target)| target.as_ref().ok().cloned()).collect();
         let engine = Engine::for_this_machine();
         let shown = Progress::show(global, "safety backup: read", engine.progress.clone());
         let request = Request { only: self.only.clone(), replaced_by: Some(restore.manifest().name.clone()), ..Request::default() };
@@ -104,6 +106,12 @@ impl<'a> Safety<'a> {
                 report.manifest.name,
                 lost.join("; ")
             )));
+        }
+        // restores run as root, and the worker has to read, count and remove what they store
+        for target in targets.iter().filter(|target| report.targets.iter().any(|t| t.name == *target.name() && t.failure.is_none())) {
+            if let Err(error) = target.hand_over(&report.manifest.name).await {
+                output::story(&format!("warning: {}", describe(&error)));
+            }
         }
         for target in report.targets.iter().filter_map(|t| Some((&t.name, t.failure.as_ref()?))) {
             output::story(&format!("warning: the safety backup is not in target {}: {}", target.0, target.1));

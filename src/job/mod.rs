@@ -163,6 +163,7 @@ impl Run<'_> {
         self.refuse_served_slot().await?;
         let name = self.free_name().await?;
         tracing::info!(backup = %name, "run begins");
+        self.look_for_restores().await;
         let last = self.last_backup().await;
         let outcomes = self.components(&name, sources, last).await;
 
@@ -253,6 +254,23 @@ impl Run<'_> {
             tokio::select! {
                 () = tokio::time::sleep((next - now).to_std().unwrap_or_default()) => {}
                 () = self.cancel.cancelled() => return Err(JobError::Cancelled),
+            }
+        }
+    }
+
+    /// What is taken while a restore has switched some components and not others belongs to two moments.
+    async fn look_for_restores(&self) {
+        for target in self.lanes.iter().filter(|l| l.failure().is_none()).map(|l| l.target()) {
+            let target_name = target.name();
+            match target.list(&target.layout().restores()).await {
+                Ok(journals) if journals.is_empty() => {}
+                Ok(_) => tracing::warn!(
+                    target = %target_name,
+                    "a restore is under way or was left unfinished: what is backed up now may be partly old and partly new \
+                     (restore --resume or --rollback ends one that was interrupted)"
+                ),
+                // whether the target works, the run itself will tell
+                Err(error) => tracing::debug!("{}", describe(&error)),
             }
         }
     }

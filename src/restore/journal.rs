@@ -37,7 +37,7 @@ const JSON: &str = "application/json";
 /// A record of a thousand databases takes about 1 MB.
 const MAX_BYTES: u64 = 16 << 20;
 /// How long a target that may hold journals is waited for: one that is down must not be in the way of a restore from another.
-const LOOK: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_secs(10);
 
 /// A journal that cannot be kept.
 #[derive(Debug, Error)]
@@ -192,7 +192,7 @@ pub struct Ledger {
 /// Where one journal lies.
 #[derive(Debug, Clone)]
 enum Store {
-    Target(Target),
+    Target(Box<Target>),
     Local(PathBuf),
 }
 
@@ -229,7 +229,7 @@ impl Ledger {
                 .await
                 .unwrap_or_default(),
         );
-        all.sort_by(|a, b| (a.entry.begun, a.entry.id).cmp(&(b.entry.begun, b.entry.id)));
+        all.sort_by_key(|found| (found.entry.begun, found.entry.id));
         all.dedup_by(|a, b| a.entry.id == b.entry.id);
         all
     }
@@ -249,7 +249,7 @@ async fn in_target(target: &Target) -> Vec<Found> {
         let read = async {
             let bytes = target.read(&key, MAX_BYTES).await?;
             let entry = parse(&bytes, &format!("`{key}` in target `{}`", target.name()))?;
-            Ok::<_, JournalError>(Found { store: Store::Target(target.clone()), entry, holder: Lease::holder(target, id).await? })
+            Ok::<_, JournalError>(Found { store: Store::Target(Box::new(target.clone())), entry, holder: Lease::holder(target, id).await? })
         };
         match read.await {
             Ok(one) => found.push(one),
@@ -313,7 +313,7 @@ fn lock(journal: &Path) -> Result<Option<File>, JournalError> {
 /// What keeps a journal from being taken over.
 #[derive(Debug)]
 enum Hold {
-    Lease(Lease),
+    Lease(Box<Lease>),
     /// Until it is closed.
     Lock(#[expect(dead_code, reason = "held, not used")] File),
 }
@@ -358,7 +358,7 @@ impl Found {
         let id = self.entry.id;
         let hold = match &self.store {
             Store::Target(target) => match Lease::acquire(target, id, &holder()).await {
-                Ok(lease) => Hold::Lease(lease),
+                Ok(lease) => Hold::Lease(Box::new(lease)),
                 Err(error) if error.is_busy() => return Ok(None),
                 Err(error) => return Err(error.into()),
             },
@@ -424,7 +424,7 @@ impl Journal {
             lease.release().await;
             return Err(error);
         }
-        Ok(Self { store: Store::Target(target.clone()), entry, hold: Hold::Lease(lease) })
+        Ok(Self { store: Store::Target(Box::new(target.clone())), entry, hold: Hold::Lease(Box::new(lease)) })
     }
 
     fn create_here(dir: &Path, entry: Entry) -> Result<Self, JournalError> {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -37,6 +37,21 @@ pub(super) fn open(target: &TargetName, path: &Path, create: bool) -> Result<Loc
 /// The names in the directory, without those that are not UTF-8: a stray file must not hide the backups beside it.
 pub(super) fn names(path: &Path) -> io::Result<Vec<String>> {
     std::fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().into_string().ok())).filter_map(Result::transpose).collect()
+}
+
+/// Gives everything in `path` to the owner of `root`, if this process may do that: what root stores in the target of a service has to be
+/// the service's.
+pub(super) fn hand_over(root: &Path, path: &Path) -> io::Result<()> {
+    let (owner, ours) = (std::fs::metadata(root)?, std::fs::symlink_metadata(path)?);
+    if !rustix::process::geteuid().is_root() || (owner.uid(), owner.gid()) == (ours.uid(), ours.gid()) {
+        return Ok(());
+    }
+    if ours.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            hand_over(root, &entry?.path())?;
+        }
+    }
+    std::os::unix::fs::lchown(path, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// The `size` bytes of `file`, read by one thread from front to back.
@@ -77,5 +92,29 @@ fn read(mut file: File, out: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()>
         if block.is_empty() || out.blocking_send(Ok(block.into())).is_err() {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_root_stores_is_given_to_the_owner_of_the_target() {
+        if !rustix::process::geteuid().is_root() {
+            // only root may give something away
+            return;
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir_all(dir.path().join("backup/media")).expect("created");
+        std::fs::write(dir.path().join("backup/media/a"), "x").expect("written");
+        std::os::unix::fs::symlink("/etc", dir.path().join("backup/link")).expect("a link");
+        std::os::unix::fs::chown(dir.path(), Some(1234), Some(4321)).expect("root");
+        hand_over(dir.path(), &dir.path().join("backup")).expect("done");
+        for path in ["backup", "backup/media", "backup/media/a", "backup/link"] {
+            let found = std::fs::symlink_metadata(dir.path().join(path)).expect("it is there");
+            assert_eq!((found.uid(), found.gid()), (1234, 4321), "{path}");
+        }
+        assert_eq!(std::fs::metadata("/etc").expect("it is there").uid(), 0);
     }
 }

@@ -228,6 +228,15 @@ impl Target {
         Some(stat.f_bavail * stat.f_frsize)
     }
 
+    /// Gives a backup that was stored by root to the owner of the directory that a file target is. Nothing elsewhere.
+    pub async fn hand_over(&self, backup: &BackupName) -> Result<(), StorageError> {
+        let Location::File(path) = &self.location else { return Ok(()) };
+        let (root, below) = (path.clone(), path.join(backup.to_string()));
+        let done = tokio::task::spawn_blocking(move || file::hand_over(&root, &below)).await.unwrap_or_else(|e| Err(e.into()));
+        let key = self.layout.backup(backup);
+        done.map_err(|source| self.call("change the owner of", &key)(generic(source)))
+    }
+
     /// Makes one request that fails if the store is unreachable, the credentials are wrong or the bucket is missing.
     pub async fn probe(&self) -> Result<(), StorageError> {
         let root = self.layout.root();

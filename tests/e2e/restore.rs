@@ -75,10 +75,10 @@ fn a_damaged_artifact_is_found_before_anything_is_switched() {
         let longer = [&sound[..], b"\0"].concat();
         for damaged in [&sound[..sound.len() / 2], &sound[..sound.len() - 1], &[], &flipped, &longer] {
             fs::write(&file, damaged).expect("damage an artifact");
-            stored.backstay.run(&["restore", &stored.name, "--yes"]).expect_code(12);
+            stored.backstay.run(&["restore", &stored.name, "--yes", "--no-safety-backup"]).expect_code(12);
         }
         fs::remove_file(&file).expect("remove an artifact");
-        stored.backstay.run(&["restore", &stored.name, "--yes"]).expect_code(12);
+        stored.backstay.run(&["restore", &stored.name, "--yes", "--no-safety-backup"]).expect_code(12);
         fs::write(&file, sound).expect("mend the artifact");
         stored.site.assert_is(&before);
     }

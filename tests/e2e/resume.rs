@@ -223,6 +223,8 @@ fn the_next_restore_says_what_it_found() {
     assert!(house.kill_at(5, Side::After));
     house.backstay.run(&house.args()).expect_code(2).expect_message("--resume").expect_message(&house.name);
     house.backstay.run(&["restore", "--rollback"]).expect_code(2).expect_message("--yes");
+    house.backstay.succeed(&["listbackups"]).expect_message("restore --resume");
+    house.backstay.succeed(&["backup", "--only", "media"]).expect_message("partly old and partly new");
     house.backstay.succeed(&["restore", "--rollback", "--dry-run"]).expect_message("postgres");
     // of other places it does
     let out = Scratch::new();
