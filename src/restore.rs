@@ -4,6 +4,7 @@
 //! one fails, those before it are switched back. What was replaced is dropped only after the last switch. Each of these steps is on record
 //! in a [`journal`] before it is made, so that another process can end what this one has begun ([`recover`]).
 
+pub mod entry;
 pub mod journal;
 pub mod recover;
 
@@ -23,7 +24,8 @@ use crate::manifest::{self, ComponentStatus, Kind, Manifest};
 use crate::name::{BackupName, ComponentName, RestoreId};
 use crate::pipeline::{Progress, UnpackError};
 use crate::storage::Target;
-use journal::{Ending, Entry, Journal, JournalError, Ledger, Step};
+use entry::{Ending, Entry, Step};
+use journal::{Journal, JournalError, Ledger};
 
 /// Why a restore did not happen, or not wholly.
 #[derive(Debug, Error)]
@@ -196,7 +198,7 @@ impl Restore {
             steps.push(Step {
                 component: component.name.clone(),
                 kind: component.kind,
-                options: journal::without_passwords(&part.options),
+                options: entry::without_passwords(&part.options),
                 places: intent.places,
                 staged: false,
                 record: intent.record,
@@ -224,7 +226,7 @@ impl Restore {
         let journal = Journal::create(&self.target, entry).await?;
         let places: Vec<String> = journal.entry().parts.iter().flat_map(|part| part.places.clone()).collect();
         let others = ledger.find().await;
-        match others.iter().filter(|found| found.entry.id != id).find_map(|found| found.conflict(&places)) {
+        match others.iter().filter(|found| found.entry.id != id && found.is_in_the_way()).find_map(|found| found.conflict(&places)) {
             None => Ok(journal),
             Some(error) => {
                 journal.close().await?;

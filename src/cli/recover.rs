@@ -18,7 +18,8 @@ use crate::fetch;
 use crate::manifest::Manifest;
 use crate::name::{BackupName, ComponentName, TargetName};
 use crate::pipeline;
-use crate::restore::journal::{Entry, Found, Journal, Ledger, Stage};
+use crate::restore::entry::{Entry, Stage};
+use crate::restore::journal::{Found, Journal, Ledger};
 use crate::restore::recover::{Takeover, resume, roll_back};
 use crate::restore::{Part, Restore, RestoreError};
 
@@ -50,7 +51,7 @@ impl<'a> Finder<'a> {
                 }
                 continue;
             };
-            if found.holder.is_some() || found.entry.stage() == Stage::Between {
+            if found.is_in_the_way() {
                 return Err(error.into());
             }
             if !sweep {

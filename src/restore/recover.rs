@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use super::RestoreError;
-use super::journal::{Ending, Journal, Step};
+use super::entry::{Ending, Step};
+use super::journal::Journal;
 use crate::chain;
 use crate::component::{Left, RestoreOptions, Restored, Restorer, Staged, StoredComponent};
 use crate::name::ComponentName;

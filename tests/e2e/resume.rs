@@ -57,7 +57,8 @@ impl House {
     /// Kills a restore at that write to its journal; false if there is none of that number.
     fn kill_at(&self, at: usize, side: Side) -> bool {
         let gate = self.gate(at, side);
-        let mut child = self.behind(&gate).spawn(&self.args());
+        let program = self.behind(&gate);
+        let mut child = program.spawn(&self.args());
         let reached = gate.reached(&mut child);
         if reached {
             child.kill().expect("SIGKILL");
@@ -157,7 +158,8 @@ fn an_end_that_is_killed_is_done_again() {
             assert!(house.kill_at(7, Side::Before));
             let gate = house.gate(at, Side::Before);
             let flag = if end == End::Resume { "--resume" } else { "--rollback" };
-            let mut child = house.behind(&gate).spawn(&["restore", flag, "--yes"]);
+            let program = house.behind(&gate);
+            let mut child = program.spawn(&["restore", flag, "--yes"]);
             assert!(gate.reached(&mut child), "{end:?} has no step {at}");
             child.kill().expect("SIGKILL");
             Outcome::of(child);
@@ -242,7 +244,8 @@ fn the_next_restore_says_what_it_found() {
 fn of_two_restores_at_once_the_second_is_refused() {
     let house = House::new();
     let gate = house.gate(2, Side::Before);
-    let mut first = house.behind(&gate).spawn(&house.args());
+    let program = house.behind(&gate);
+    let mut first = program.spawn(&house.args());
     assert!(gate.reached(&mut first));
     for args in [house.args(), vec!["restore", &house.name, "--yes", "--only", "redis"], vec!["restore", "--resume", "--yes"]] {
         house.backstay.run(&args).expect_code(11).expect_message("under way");
@@ -257,7 +260,8 @@ fn a_restore_that_is_cancelled_before_its_first_switch_leaves_nothing() {
     let house = House::new();
     let old = house.site.state();
     let gate = house.gate(2, Side::After);
-    let mut child = house.behind(&gate).spawn(&house.args());
+    let program = house.behind(&gate);
+    let mut child = program.spawn(&house.args());
     assert!(gate.reached(&mut child));
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a number")).expect("a process");
     kill_process(pid, Signal::INT).expect("SIGINT");
