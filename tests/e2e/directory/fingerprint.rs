@@ -58,7 +58,7 @@ async fn where_holes_are_does_not_matter() {
     drop(file);
     let whole = Scratch::new();
     for name in ["file", "sparse"] {
-        whole.write(&format!("tree/{name}"), &content);
+        whole.write(format!("tree/{name}"), &content);
     }
     for path in ["tree/file", "tree/sparse", "tree"] {
         set_time(&scratch.join(path), 1_000_000_000, 5);
@@ -69,7 +69,8 @@ async fn where_holes_are_does_not_matter() {
 
 #[tokio::test]
 async fn every_difference_of_a_tree_changes_its_fingerprint() {
-    let changes: [(&str, fn(&Path)); 12] = [
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 12] = [
         ("a byte", |tree| std::fs::write(tree.join("a"), "B").expect("written")),
         ("a name", |tree| std::fs::rename(tree.join("a"), tree.join("c")).expect("renamed")),
         ("a length", |tree| std::fs::write(tree.join("a"), "AA").expect("written")),
@@ -164,18 +165,18 @@ async fn entries_that_differ_are_named() {
     let tree = |content: &'static str| async move {
         let scratch = Scratch::new();
         for n in 0..8 {
-            scratch.write(&format!("tree/same-{n}"), "x");
+            scratch.write(format!("tree/same-{n}"), "x");
         }
         scratch.write("tree/d/file", content);
         for n in 0..content.len() {
-            scratch.write(&format!("tree/d/only-{n}"), "x");
+            scratch.write(format!("tree/d/only-{n}"), "x");
         }
         chmod(&scratch.join("tree/same-1"), if content.len() > 1 { 0o600 } else { 0o644 });
         for path in ["tree/d", "tree"] {
             set_time(&scratch.join(path), 1_000_000_000, 0);
         }
         for n in 0..8 {
-            set_time(&scratch.join(&format!("tree/same-{n}")), 1_000_000_000, 0);
+            set_time(&scratch.join(format!("tree/same-{n}")), 1_000_000_000, 0);
         }
         take(options(&scratch.join("tree"))).await.expect("read")
     };
@@ -191,11 +192,11 @@ async fn entries_that_differ_are_named() {
 async fn more_differences_than_are_named_are_counted() {
     let scratch = Scratch::new();
     for n in 0..9 {
-        scratch.write(&format!("tree/{n}"), "x");
+        scratch.write(format!("tree/{n}"), "x");
     }
     let many = take(options(&scratch.join("tree"))).await.expect("read");
     for n in 1..9 {
-        std::fs::remove_file(scratch.join(&format!("tree/{n}"))).expect("removed");
+        std::fs::remove_file(scratch.join(format!("tree/{n}"))).expect("removed");
     }
     let few = take(options(&scratch.join("tree"))).await.expect("read");
     let told = differs(&changing(many.tar.clone(), few.tar.clone(), few.fingerprint.clone()), &scratch).await;
