@@ -130,6 +130,35 @@ pub struct Part {
     pub options: RestoreOptions,
 }
 
+/// Each of `parts` with what the backup holds of the component that `name` says, in the order in which they are switched.
+///
+/// # Errors
+/// [`RestoreError::NotInBackup`] and [`RestoreError::Lost`].
+pub fn chosen<P>(
+    manifest: &Manifest,
+    parts: Vec<P>,
+    name: impl Fn(&P) -> &ComponentName,
+) -> Result<Vec<(manifest::Component, P)>, RestoreError> {
+    let mut chosen = Vec::new();
+    for part in parts {
+        let (backup, component) = (manifest.name.clone(), name(&part).clone());
+        match manifest.component(&component) {
+            None => return Err(RestoreError::NotInBackup { backup, component }),
+            Some(held) if held.status != ComponentStatus::Complete => {
+                let reason = held.reason.clone().unwrap_or_default();
+                return Err(RestoreError::Lost { backup, component, reason });
+            }
+            Some(held) => chosen.push((held.clone(), part)),
+        }
+    }
+    chosen.sort_by_key(|(component, _)| match component.kind {
+        Kind::Postgres => 0,
+        Kind::Directory => 1,
+        Kind::Redis => 2,
+    });
+    Ok(chosen)
+}
+
 /// A restore, ready to be planned and carried out.
 pub struct Restore {
     target: Target,
@@ -144,25 +173,9 @@ impl Restore {
     /// # Errors
     /// [`RestoreError::NotInBackup`] and [`RestoreError::Lost`].
     pub fn new(target: &Target, manifest: Manifest, parts: Vec<Part>, progress: Progress) -> Result<Self, RestoreError> {
-        let mut chosen = Vec::new();
-        for part in parts {
-            let name = part.restorer.name().clone();
-            let Some(component) = manifest.component(&name) else {
-                return Err(RestoreError::NotInBackup { backup: manifest.name, component: name });
-            };
-            if component.status != ComponentStatus::Complete {
-                let reason = component.reason.clone().unwrap_or_default();
-                return Err(RestoreError::Lost { backup: manifest.name, component: name, reason });
-            }
-            chosen.push((component.clone(), part));
-        }
-        chosen.sort_by_key(|(component, _)| match component.kind {
-            Kind::Postgres => 0,
-            Kind::Directory => 1,
-            Kind::Redis => 2,
-        });
+        let parts = chosen(&manifest, parts, |part| part.restorer.name())?;
         let open = fetch::opener(target.clone(), manifest.name.clone(), progress);
-        Ok(Self { target: target.clone(), manifest, open, parts: chosen })
+        Ok(Self { target: target.clone(), manifest, open, parts })
     }
 
     pub fn manifest(&self) -> &Manifest {

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::chain::{self, describe};
 use crate::component::postgres::Contents;
 use crate::component::{ComponentError, Destination, RestoreOptions, Restored, Restorer};
-use crate::manifest::{self, ComponentStatus, Kind, Manifest};
+use crate::manifest::{self, Kind, Manifest};
 use crate::name::ComponentName;
 use crate::pipeline::{Progress, UnpackError};
 use crate::process::ProcessError;
@@ -147,23 +147,8 @@ impl Drill {
     /// # Errors
     /// [`RestoreError::NotInBackup`] and [`RestoreError::Lost`].
     pub fn new(target: &Target, manifest: Manifest, parts: Vec<Part>, progress: Progress) -> Result<Self, RestoreError> {
-        let mut chosen = Vec::new();
-        for part in parts {
-            let Some(component) = manifest.component(&part.name) else {
-                return Err(RestoreError::NotInBackup { backup: manifest.name, component: part.name });
-            };
-            if component.status != ComponentStatus::Complete {
-                let reason = component.reason.clone().unwrap_or_default();
-                return Err(RestoreError::Lost { backup: manifest.name, component: part.name, reason });
-            }
-            chosen.push((component.clone(), part));
-        }
-        chosen.sort_by_key(|(component, _)| match component.kind {
-            Kind::Postgres => 0,
-            Kind::Directory => 1,
-            Kind::Redis => 2,
-        });
-        Ok(Self { target: target.clone(), manifest, parts: chosen, progress })
+        let parts = restore::chosen(&manifest, parts, |part| &part.name)?;
+        Ok(Self { target: target.clone(), manifest, parts, progress })
     }
 
     /// Carries it out. One component that fails does not keep the others from being tried.

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use backstay::manifest::{Manifest, sha256_hex};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -124,6 +125,41 @@ fn a_damaged_backup_fails_its_drill_is_marked_and_is_mended_by_one_that_passes()
     drilled.backstay.succeed(&["verify", "latest", "--drill"]);
     let listed = drilled.listed();
     assert!(listed["status"] == "complete" && listed["drilled"].is_string() && listed["drill_failed"].is_null(), "{listed}");
+}
+
+/// A backup whose bytes are all as they were written, and which does not hold what its fingerprint says.
+#[test]
+fn what_is_not_what_was_backed_up_fails_its_drill_and_its_restore() {
+    let drilled = Drilled::new(Major::V15, Version::V7_0);
+    drilled.site.change();
+    let before = drilled.site.state();
+    let backup = drilled.store.join("backups").join(&drilled.name);
+    let sound = std::fs::read(backup.join("manifest.json")).expect("read");
+    let write = |manifest: &[u8]| {
+        let sums = std::fs::read_to_string(backup.join("SHA256SUMS")).expect("read");
+        let others = sums.lines().filter(|line| !line.ends_with("  manifest.json")).map(|line| format!("{line}\n"));
+        let sums: String = others.chain([format!("{}  manifest.json\n", sha256_hex(manifest))]).collect();
+        std::fs::write(backup.join("SHA256SUMS"), sums).expect("written");
+        std::fs::write(backup.join("manifest.json"), manifest).expect("written");
+    };
+    for (component, fact) in [("postgres", "/databases/app/large_objects/count"), ("redis", "/keys/0"), ("media", "/files")] {
+        let mut manifest = Manifest::from_bytes(&sound).expect("a manifest");
+        let of = manifest.components.iter_mut().find(|c| c.name.as_str() == component).expect("it holds it");
+        let count = of.fingerprint.as_mut().expect("it has one").pointer_mut(fact).expect("a count");
+        *count = json!(count.as_u64().expect("a number") + 1);
+        write(&manifest.to_bytes());
+        let drill = ["verify", &drilled.name, "--drill", "--json"];
+        let outcome = drilled.backstay.run(&drill).expect_code(12).expect_message(component);
+        assert_eq!(outcome.json()["status"], "failed");
+        assert_eq!(drilled.listed()["status"], "drill-failed", "{outcome:?}");
+        drilled.assert_nothing_left();
+        let restore = ["restore", &drilled.name, "--yes", "--no-safety-backup"];
+        drilled.backstay.run(&restore).expect_code(12).expect_message("differs from what was backed up");
+        drilled.site.assert_is(&before);
+    }
+    write(&sound);
+    drilled.backstay.succeed(&["verify", &drilled.name, "--drill"]);
+    assert_eq!(drilled.listed()["status"], "complete");
 }
 
 #[test]

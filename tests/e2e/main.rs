@@ -4,6 +4,7 @@
 mod support;
 
 mod cli;
+mod damage;
 mod directory;
 mod drill;
 mod legacy;

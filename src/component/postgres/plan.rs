@@ -175,7 +175,9 @@ impl Known<'_> {
         steps.push(self.room_step());
         for (name, role) in server.leftovers() {
             steps.push(match role {
-                Role::New => format!("Database \"{name}\" is left over from an interrupted restore and is not touched: drop it."),
+                Role::New => format!(
+                    "Database \"{name}\" is of a restore that was interrupted: drop it, unless what is left of that one is removed first."
+                ),
                 Role::Old => {
                     format!("Database \"{name}\" is what an earlier restore replaced and is not touched: drop it when it is not needed.")
                 }
