@@ -127,6 +127,8 @@ fn what_is_not_in_the_backup_is_said_before_anything_is_touched() {
     stored.restore(&["--table", "shop.customer", "--into", "postgres=app"]).expect_code(1).expect_message("exists");
     let elsewhere = format!("postgres={}", stored.server.url("app"));
     stored.restore(&["--table", "shop.customer", "--into", &elsewhere]).expect_code(1).expect_message("exists");
+    // known before anything is loaded
+    stored.restore(&["--table", "shop.customer", "--into", &elsewhere, "--dry-run"]).expect_code(1).expect_message("exists");
     assert_eq!(stored.server.psql("SELECT oid, datname FROM pg_database ORDER BY 1"), before);
 }
 
