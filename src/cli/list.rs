@@ -124,6 +124,11 @@ impl Row {
         self.drill_failed = self.drill_failed.max(known.drill_failed());
     }
 
+    /// The backup whose restore replaced what this one holds; `None`: it is none that was made for safety.
+    fn replaced_by(&self) -> Option<&BackupName> {
+        self.manifest.as_ref().and_then(|m| m.replaced_by.as_ref())
+    }
+
     /// Of a drill that is as new as the verification, one date says both.
     fn trials(&self) -> String {
         let show = |at: DateTime<Utc>| at.format("%Y-%m-%d %H:%M:%S");
@@ -149,7 +154,7 @@ impl Row {
             self.components().join(","),
             size(Manifest::raw_bytes),
             size(Manifest::stored_bytes),
-            self.status().into(),
+            self.status().to_owned() + if self.replaced_by().is_some() { ", safety" } else { "" },
             self.trials(),
         ]
     }
@@ -161,7 +166,7 @@ impl Row {
             "damaged_targets": self.damaged, "status": self.status(), "components": self.components(),
             "raw_bytes": self.manifest.as_ref().map(Manifest::raw_bytes),
             "stored_bytes": self.manifest.as_ref().map(Manifest::stored_bytes),
-            "replaced_by": self.manifest.as_ref().and_then(|m| m.replaced_by.as_ref()),
+            "replaced_by": self.replaced_by(),
             "verified": self.verified, "drilled": self.drilled.map(|(at, _)| at), "drill_seconds": self.drilled.map(|(_, seconds)| seconds),
             "drill_failed": self.drill_failed,
         })

@@ -41,6 +41,7 @@ use args::{Args, Command, ConfigCommand, Global, LogFormat};
 /// Runs the program with `args`, the name first.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    forbid_core_dumps();
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
         Err(error) => {
@@ -66,6 +67,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     // a stuck blocking read must not keep a finished command alive
     runtime.shutdown_background();
     finish(result)
+}
+
+/// A core dump of ours, or of a child's, would hold passwords and data. Whoever needs one lifts the limit with prlimit(1).
+fn forbid_core_dumps() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Core).maximum;
+    // to lower a soft limit is allowed to everybody
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum });
 }
 
 fn finish(result: Result<(), Error>) -> ExitCode {

@@ -13,6 +13,7 @@ mod postgres_restore;
 mod postgres_source;
 #[path = "redis/mod.rs"]
 mod redis_component;
+mod reliability;
 mod restore;
 mod resume;
 mod round_trip;

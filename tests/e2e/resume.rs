@@ -4,10 +4,12 @@
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use object_store::ObjectStoreExt;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::site::{Site, State, program};
-use crate::support::{Backstay, Gate, Major, Outcome, Scratch, Seaweed, Side, Version, toml};
+use crate::support::assert_same_database;
+use crate::support::{Backstay, Fingerprint, Gate, Major, Mount, Outcome, Scratch, Seaweed, Side, Version, toml};
 
 const PLACE: &str = "backups";
 const MARK: &str = ".backstay/restores/";
@@ -33,7 +35,11 @@ enum End {
 
 impl House {
     fn new() -> Self {
-        let (site, seaweed) = (Site::filled(Major::V15, Version::V7_0), Seaweed::start());
+        Self::over(Site::filled(Major::V15, Version::V7_0))
+    }
+
+    fn over(site: Site) -> Self {
+        let seaweed = Seaweed::start();
         let backstay = program(&site, &toml::s3_target("s3", &seaweed, PLACE));
         let name = backstay.backup();
         let new = site.state();
@@ -56,9 +62,13 @@ impl House {
 
     /// Kills a restore at that write to its journal; false if there is none of that number.
     fn kill_at(&self, at: usize, side: Side) -> bool {
+        self.kill(&self.args(), at, side)
+    }
+
+    fn kill(&self, args: &[&str], at: usize, side: Side) -> bool {
         let gate = self.gate(at, side);
         let program = self.behind(&gate);
-        let mut child = program.spawn(&self.args());
+        let mut child = program.spawn(args);
         let reached = gate.reached(&mut child);
         if reached {
             child.kill().expect("SIGKILL");
@@ -164,11 +174,117 @@ fn an_end_that_is_killed_is_done_again() {
             assert!(gate.reached(&mut child), "{end:?} has no step {at}");
             child.kill().expect("SIGKILL");
             Outcome::of(child);
+            if (end, at) == (End::Rollback, 2) {
+                // that it goes back is on record: something that the way forward needs may be gone
+                house.end(End::Resume).expect_code(2).expect_message("--rollback");
+            }
             house.end(end).expect_code(0);
             house.assert_nothing_left(if end == End::Resume { &house.new } else { &old });
             if end == End::Resume {
                 house.site.change();
             }
+        }
+    }
+}
+
+/// Into places of their own: nothing was there, and after the way back nothing is. What is in service is not touched either way.
+#[test]
+fn into_other_places_both_ends_are_reached_too() {
+    let house = House::new();
+    let (live, out) = (house.site.state(), Scratch::new());
+    let app = "SELECT count(*) FROM shop.customer WHERE name <> 'changed'";
+    let (url, rdb, tree) = (house.site.postgres.url("other"), out.join("dump.rdb"), out.join("media"));
+    let into = [format!("postgres={url}"), format!("redis=file://{}", rdb.display()), format!("media={}", tree.display())];
+    let into: Vec<&str> = into.iter().flat_map(|into| ["--into", into]).collect();
+    for at in 2..STEPS {
+        for end in [End::Resume, End::Rollback] {
+            assert!(house.kill(&[house.args(), into.clone()].concat(), at, Side::After), "there is no step {at}");
+            let flag = if end == End::Resume { "--resume" } else { "--rollback" };
+            // the password of the server is not on record
+            let mut outcome = house.backstay.run(&[&["restore", flag, "--yes"], &into[..]].concat());
+            let mut new = end == End::Resume;
+            if (end, at) == (End::Rollback, STEPS - 1) {
+                outcome.expect_code(2).expect_message("--resume");
+                outcome = house.backstay.run(&[&["restore", "--resume", "--yes"], &into[..]].concat());
+                new = true;
+            }
+            outcome.expect_code(0);
+            let names: Vec<_> = std::fs::read_dir(out.path()).expect("read").flatten().map(|e| e.file_name()).collect();
+            if new {
+                assert_eq!((names.len(), rdb.is_file(), tree.is_dir()), (2, true, true), "{names:?}");
+                assert_ne!(house.site.postgres.psql_in("other", app), "0");
+                house.site.postgres.psql("DROP DATABASE other");
+                std::fs::remove_file(&rdb).expect("remove");
+                std::fs::remove_dir_all(&tree).expect("remove");
+            } else {
+                assert!(names.is_empty(), "{end:?} at {at}: {names:?}");
+            }
+            house.assert_nothing_left(&live);
+        }
+    }
+}
+
+/// A mount point cannot be renamed: its entries are exchanged one by one.
+#[test]
+fn in_a_mounted_volume_both_ends_are_reached_too() {
+    let site = Site::filled(Major::V15, Version::V7_0);
+    let content = site.files.join("media");
+    let kept = site.files.join("kept");
+    std::fs::rename(&content, &kept).expect("rename");
+    let mount = Mount::new(content);
+    crate::support::process::run(std::process::Command::new("cp").arg("-a").arg(kept.join(".")).arg(mount.path()));
+    std::fs::remove_dir_all(kept).expect("remove");
+    let house = House::over(site);
+    for (at, end) in [(3, End::Rollback), (6, End::Rollback), (7, End::Rollback), (6, End::Resume), (7, End::Resume)] {
+        let old = house.site.state();
+        assert!(house.kill_at(at, Side::After));
+        house.end(end).expect_code(0);
+        house.assert_nothing_left(if end == End::Resume { &house.new } else { &old });
+        if end == End::Resume {
+            house.site.change();
+        }
+    }
+}
+
+/// The server goes while its new database waits for the others to be staged: what was there stays, and the next restore is as good.
+#[test]
+fn a_server_that_dies_before_the_switch_loses_nothing() {
+    let mut house = House::new();
+    let old = house.site.state();
+    let gate = house.gate(3, Side::Before);
+    let mut child = house.behind(&gate).spawn(&house.args());
+    assert!(gate.reached(&mut child));
+    house.site.postgres.stop();
+    gate.open();
+    Outcome::of(child).expect_code(1).expect_message("postgres");
+    house.site.postgres.start_again();
+    let ended = house.end(End::Rollback);
+    assert!(matches!(ended.code, Some(0 | 10)), "{ended:?}");
+    house.assert_nothing_left(&old);
+    house.backstay.succeed(&house.args());
+    house.assert_nothing_left(&house.new);
+}
+
+/// A dump of old has a journal as any other backup.
+#[test]
+fn a_dump_of_old_is_ended_too() {
+    const OLD: &str = "authentik-backup-2021.5.1-2021-05-12-000000.sql";
+    let house = House::new();
+    let server = &house.site.postgres;
+    let dump = crate::support::process::run(server.client("pg_dump", "app").arg("--clean"));
+    let put = async { house.seaweed.bucket(PLACE).put(&OLD.into(), dump.into()).await.expect("put") };
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(put);
+    let dumped = Fingerprint::of(server, "app");
+    for (at, end) in [(2, End::Rollback), (3, End::Rollback), (2, End::Resume), (3, End::Resume)] {
+        server.psql_in("app", "CREATE TABLE public.newest (x int)");
+        let changed = Fingerprint::of(server, "app");
+        assert!(house.kill(&["restore", OLD, "--yes", "--no-safety-backup"], at, Side::After));
+        house.end(end).expect_code(0);
+        let expected = if end == End::Resume { &dumped } else { &changed };
+        assert_same_database(expected, &Fingerprint::of(server, "app"));
+        house.site.assert_no_helpers();
+        if end == End::Rollback {
+            server.psql_in("app", "DROP TABLE public.newest");
         }
     }
 }

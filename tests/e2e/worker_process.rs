@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::ports::Port;
+use crate::support::process::child_of;
 use crate::support::{Backstay, Major, Outcome, Postgres, Redis, Version, toml};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -299,22 +300,6 @@ fn priority(task: &std::path::Path) -> Option<(i32, String)> {
 fn threads(process: u32) -> Vec<(i32, String)> {
     let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
     tasks.flatten().filter_map(|task| priority(&task.path())).collect()
-}
-
-/// The first child of the worker whose command line holds `text`.
-fn child_of(worker: u32, text: &str) -> u32 {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        for task in std::fs::read_dir(format!("/proc/{worker}/task")).expect("it runs").flatten() {
-            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            let runs = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(text));
-            if let Some(pid) = children.split_whitespace().find(runs) {
-                return pid.parse().expect("a number");
-            }
-        }
-        assert!(Instant::now() < deadline, "{text} does not run");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports, reason = "shared by several test binaries, none of which needs all of it")]
 
 pub mod gate;
+pub mod mount;
 pub mod pg_compare;
 pub mod ports;
 pub mod postgres;
@@ -15,6 +16,7 @@ pub mod program;
 pub mod redis;
 pub mod redis_compare;
 pub mod relay;
+pub mod report;
 pub mod sample;
 pub mod scratch;
 pub mod seaweed;
@@ -24,12 +26,14 @@ pub mod tools;
 pub mod tree;
 
 pub use gate::{Gate, Side};
+pub use mount::Mount;
 pub use pg_compare::{Fingerprint, assert_same_database};
 pub use postgres::{Major, Postgres};
 pub use program::{Backstay, Outcome};
 pub use redis::{Redis, Version};
 pub use redis_compare::{Keyspace, assert_same_keys};
 pub use relay::Relay;
+pub use report::Row;
 pub use scratch::Scratch;
 pub use seaweed::Seaweed;
 pub use tls::Authority;

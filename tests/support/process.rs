@@ -82,6 +82,22 @@ impl Drop for Process {
     }
 }
 
+/// The first child of the process whose command line holds `text`; waits for it.
+pub fn child_of(parent: u32, text: &str) -> u32 {
+    let deadline = Instant::now() + START;
+    loop {
+        for task in std::fs::read_dir(format!("/proc/{parent}/task")).expect("it runs").flatten() {
+            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            let runs = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(text));
+            if let Some(pid) = children.split_whitespace().find(runs) {
+                return pid.parse().expect("a number");
+            }
+        }
+        assert!(Instant::now() < deadline, "{text} does not run");
+        std::thread::yield_now();
+    }
+}
+
 /// Makes `program` die with this process, even when that is killed.
 pub fn bound_to_test(command: Command, signal: &str) -> Command {
     let mut bound = Command::new("setpriv");

@@ -193,8 +193,12 @@ impl Load<'_> {
         let schema = Schema { head: blake3::hash(&head.raw), staged, delicate: self.delicate().await?, only };
         drop(head);
         self.rows(&schema).await?;
-        let jobs = format!("--jobs={}", self.loader.workload.sessions);
-        self.pg_restore(schema.staged.select(self.command().arg(jobs), Share::After)).await
+        for share in Share::AFTER.into_iter().filter(|share| schema.staged.has(*share)) {
+            let jobs = if share.is_parallel() { self.loader.workload.sessions } else { 1 };
+            let command = self.command().arg(format!("--jobs={jobs}"));
+            self.pg_restore(schema.staged.select(command, share)).await?;
+        }
+        Ok(())
     }
 
     /// The rows of all archives, side by side.

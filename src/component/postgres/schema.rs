@@ -6,7 +6,12 @@
 //! What comes before and after the rows is said by lists (`--use-list`) in place of `--section`, for one reason: with `--section`,
 //! privileges are set before the rows come, and an owner who took INSERT from himself could not load them. In one run over everything
 //! they are set last (`RESTORE_PASS_ACL` of `pg_backup_archiver.c`), and so they are here.
+//!
+//! A second reason: indexes of partitions are attached by one session. Two that attach to different levels of one index at once may each
+//! miss what the other did, and the index of the whole stays invalid for ever (`validatePartitionedIndex` of `tablecmds.c`); a foreign
+//! key to it then fails with "there is no unique constraint matching given keys". Seen in 4 of 150 runs of `pg_restore --jobs=4`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -24,26 +29,39 @@ use crate::process::Command;
 #[derive(Debug)]
 pub struct StagedSchema {
     directory: TempDir,
+    shares: BTreeSet<Share>,
 }
 
-/// Which entries one run of `pg_restore` is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which entries one run of `pg_restore` is for, in the order of the runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Share {
     /// Tables and what they need; large objects, still empty; where the sequences stand.
     Before,
     /// Large objects, whose blocks are fed to it.
     LargeObjects,
-    /// Indexes, constraints, triggers, then privileges, then materialized views and event triggers.
+    /// Indexes of partitions and of what is partitioned, and what they need.
+    Attachable,
+    /// Which of these indexes is a part of which.
+    Attachments,
+    /// Other indexes, constraints, triggers, then privileges, then materialized views and event triggers.
     After,
 }
 
 impl Share {
-    const ALL: [Self; 3] = [Self::Before, Self::LargeObjects, Self::After];
+    /// What is restored when the rows are there.
+    pub const AFTER: [Self; 3] = [Self::Attachable, Self::Attachments, Self::After];
 
-    /// The share that an entry is in; `None`: its rows are loaded by [`super::rows`].
+    /// Whether several sessions may restore it.
+    pub fn is_parallel(self) -> bool {
+        matches!(self, Self::Attachable | Self::After)
+    }
+
+    /// The share that an entry is in by itself; `None`: its rows are loaded by [`super::rows`]. Which are [`Self::Attachable`] is said by
+    /// what depends on them, see [`lists`].
     pub fn of(entry: &Entry, section: Section) -> Option<Self> {
         match (section, entry.kind.as_str()) {
             (_, "ACL" | "DEFAULT ACL") => Some(Self::After),
+            (_, "INDEX ATTACH") => Some(Self::Attachments),
             (Section::Data, _) if entry.has_data => entry.copy.is_none().then_some(Self::LargeObjects),
             // statistics are of rows; what else stands there without data are sequences' states and, from 17 on, large objects' creation
             (Section::Data, "STATISTICS DATA") => Some(Self::After),
@@ -56,6 +74,8 @@ impl Share {
         match self {
             Self::Before => "before.list",
             Self::LargeObjects => "large-objects.list",
+            Self::Attachable => "attachable.list",
+            Self::Attachments => "attachments.list",
             Self::After => "after.list",
         }
     }
@@ -70,15 +90,21 @@ impl StagedSchema {
         let stage = async {
             let directory = tempfile::Builder::new().prefix("backstay-").permissions(Permissions::from_mode(0o700)).tempdir()?;
             write(directory.path().join("head"), &head.raw).await?;
-            for share in Share::ALL {
-                write(directory.path().join(share.file()), list(head, only, share).as_bytes()).await?;
+            let lists = lists(head, only);
+            for (share, list) in &lists {
+                write(directory.path().join(share.file()), list.as_bytes()).await?;
             }
-            Ok(Self { directory })
+            Ok(Self { directory, shares: lists.into_keys().collect() })
         };
         stage.await.map_err(RestoreError::Stage)
     }
 
-    /// Adds the share to a `pg_restore`; large objects come by its stdin.
+    /// Whether there is anything in it.
+    pub fn has(&self, share: Share) -> bool {
+        self.shares.contains(&share)
+    }
+
+    /// Adds the share to a `pg_restore`, if there is such a share; large objects come by its stdin.
     pub fn select(&self, command: Command, share: Share) -> Command {
         let list = self.directory.path().join(share.file());
         let command = command.arg("--use-list").arg(list);
@@ -86,10 +112,32 @@ impl StagedSchema {
     }
 }
 
-/// The entries' numbers, a line each, in the archive's order; `SortTocFromFile` of `pg_backup_archiver.c` reads no more of a line.
-fn list(head: &Head, only: Option<&Selection>, share: Share) -> String {
-    let entries = head.sections().filter(|(entry, section)| Share::of(entry, *section) == Some(share)).map(|(entry, _)| entry);
-    entries.filter(|entry| only.is_none_or(|only| only.entries.contains(&entry.id))).map(|entry| format!("{}\n", entry.id)).collect()
+/// The entries' numbers of each share that is not empty, a line each, in the archive's order; `SortTocFromFile` of
+/// `pg_backup_archiver.c` reads no more of a line.
+fn lists(head: &Head, only: Option<&Selection>) -> BTreeMap<Share, String> {
+    let attachable = attachable(head);
+    let mut lists = BTreeMap::<Share, String>::new();
+    for (entry, section) in head.sections().filter(|(entry, _)| only.is_none_or(|only| only.entries.contains(&entry.id))) {
+        let share = Share::of(entry, section);
+        let share = if share == Some(Share::After) && attachable.contains(&entry.id) { Some(Share::Attachable) } else { share };
+        if let Some(share) = share {
+            *lists.entry(share).or_default() += &format!("{}\n", entry.id);
+        }
+    }
+    lists
+}
+
+/// What the attachments of indexes depend on, directly or not.
+fn attachable(head: &Head) -> BTreeSet<i32> {
+    let dependencies: BTreeMap<i32, &[i32]> = head.entries.iter().map(|entry| (entry.id, entry.dependencies.as_slice())).collect();
+    let mut waiting: Vec<i32> = head.entries.iter().filter(|e| e.kind == "INDEX ATTACH").flat_map(|e| e.dependencies.clone()).collect();
+    let mut found = BTreeSet::new();
+    while let Some(id) = waiting.pop() {
+        if found.insert(id) {
+            waiting.extend(dependencies.get(&id).copied().unwrap_or_default());
+        }
+    }
+    found
 }
 
 async fn write(path: PathBuf, bytes: &[u8]) -> io::Result<()> {
@@ -127,11 +175,34 @@ mod tests {
 
     #[test]
     fn every_entry_is_restored_once_and_privileges_come_last() {
-        assert_eq!(list(&head(), None, Share::Before), "1\n2\n4\n6\n11\n");
-        assert_eq!(list(&head(), None, Share::LargeObjects), "7\n");
-        assert_eq!(list(&head(), None, Share::After), "3\n12\n8\n9\n10\n");
+        let lists_of =
+            |head: &Head, only| lists(head, only).into_iter().map(|(share, list)| (share, list.replace('\n', " "))).collect::<Vec<_>>();
+        let expected = [(Share::Before, "1 2 4 6 11 "), (Share::LargeObjects, "7 "), (Share::After, "3 12 8 9 10 ")];
+        assert_eq!(lists_of(&head(), None), expected.map(|(share, list)| (share, list.to_owned())));
         let some = Selection { entries: [1, 2, 5, 8].into(), ..Selection::default() };
-        assert_eq!(Share::ALL.map(|share| list(&head(), Some(&some), share)), ["1\n2\n", "", "8\n"]);
+        assert_eq!(lists_of(&head(), Some(&some)), [(Share::Before, "1 2 ".to_owned()), (Share::After, "8 ".to_owned())]);
+    }
+
+    #[test]
+    fn indexes_of_partitions_are_attached_before_what_needs_the_whole() {
+        let after = |id, kind: &str, dependencies: &[i32]| Entry {
+            dependencies: dependencies.to_vec(),
+            ..entry(id, kind, Section::PostData, None, false)
+        };
+        let entries = vec![
+            entry(1, "TABLE", Section::PreData, None, false),
+            after(2, "INDEX", &[1]),
+            after(3, "CONSTRAINT", &[1]),
+            after(4, "FUNCTION", &[3]),
+            after(5, "INDEX", &[1, 4]),
+            after(6, "INDEX ATTACH", &[5, 1]),
+            after(7, "FK CONSTRAINT", &[3, 6]),
+        ];
+        let lists = lists(&Head { entries, ..head() }, None);
+        let list = |share| lists.get(&share).map(String::as_str);
+        assert_eq!(list(Share::Before), Some("1\n"));
+        assert_eq!(Share::AFTER.map(list), [Some("3\n4\n5\n"), Some("6\n"), Some("2\n7\n")]);
+        assert_eq!(Share::AFTER.map(Share::is_parallel), [true, false, true]);
     }
 
     #[tokio::test]

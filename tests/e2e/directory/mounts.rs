@@ -2,29 +2,9 @@
 //! need root.
 
 use std::os::unix::fs::MetadataExt;
-use std::process::Command;
 
 use super::*;
-use crate::support::{Scratch, Tree, assert_same_tree};
-
-/// A tmpfs that is unmounted when it is dropped.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn new(path: PathBuf) -> Self {
-        std::fs::create_dir_all(&path).expect("created");
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", "mode=755", "backstay-test"]).arg(&path).status().expect("run mount");
-        assert!(status.success(), "these tests mount a tmpfs at {}, which needs root", path.display());
-        Self(path)
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // the directory below stays in the scratch directory, whose removal then fails loudly enough
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
+use crate::support::{Mount, Scratch, Tree, assert_same_tree};
 
 async fn taken(scratch: &Scratch) -> Taken {
     scratch.write("tree/new/file", "new");
@@ -42,8 +22,8 @@ async fn the_entries_of_a_mount_point_are_swapped() {
     let mount = Mount::new(scratch.join("volume"));
     scratch.write("volume/both", "old");
     scratch.write("volume/old/file", "old");
-    let restored = restore(&stored(&taken), &mount.0).await;
-    assert_same_tree(&Tree::of(&scratch.join("tree")), &Tree::of(&mount.0));
+    let restored = restore(&stored(&taken), mount.path()).await;
+    assert_same_tree(&Tree::of(&scratch.join("tree")), &Tree::of(mount.path()));
     assert_eq!(restored.warnings, Vec::<String>::new());
 }
 
@@ -54,16 +34,16 @@ async fn a_swap_is_undone() {
     let mount = Mount::new(scratch.join("volume"));
     scratch.write("volume/both", "old");
     scratch.write("volume/old/file", "old");
-    set_time(&mount.0, 1_234_567, 8);
+    set_time(mount.path(), 1_234_567, 8);
     for publish in [true, false] {
-        let before = Tree::of(&mount.0);
-        let mut staged = stage(&stored(&taken), &mount.0, false).await.expect("staged");
+        let before = Tree::of(mount.path());
+        let mut staged = stage(&stored(&taken), mount.path(), false).await.expect("staged");
         if publish {
             staged.publish().await.expect("published");
-            assert_eq!(std::fs::read(mount.0.join("both")).expect("there"), b"new");
+            assert_eq!(std::fs::read(mount.path().join("both")).expect("there"), b"new");
         }
         staged.undo().await.expect("undone");
-        assert_same_tree(&before, &Tree::of(&mount.0));
+        assert_same_tree(&before, &Tree::of(mount.path()));
     }
 }
 
@@ -73,14 +53,14 @@ async fn old_entries_of_a_mount_point_are_kept_on_request_and_survive_the_next_r
     let taken = taken(&scratch).await;
     let mount = Mount::new(scratch.join("volume"));
     scratch.write("volume/old", "old");
-    let mut staged = stage(&stored(&taken), &mount.0, true).await.expect("staged");
+    let mut staged = stage(&stored(&taken), mount.path(), true).await.expect("staged");
     staged.publish().await.expect("published");
     let restored = staged.finish().await.expect("finished");
     assert!(restored.done.iter().any(|line| line.contains(".backstay-old-")), "{restored:?}");
-    restore(&stored(&taken), &mount.0).await;
-    let kept = names(&mount.0).into_iter().find(|name| name.starts_with(".backstay-old-")).expect("kept");
-    assert_eq!(names(&mount.0.join(kept)), ["old"]);
-    assert_eq!(names(&mount.0).len(), 3);
+    restore(&stored(&taken), mount.path()).await;
+    let kept = names(mount.path()).into_iter().find(|name| name.starts_with(".backstay-old-")).expect("kept");
+    assert_eq!(names(&mount.path().join(kept)), ["old"]);
+    assert_eq!(names(mount.path()).len(), 3);
 }
 
 #[tokio::test]
@@ -93,14 +73,14 @@ async fn an_interrupted_swap_is_brought_back_by_the_next_restore() {
         scratch.write("volume/.backstay-new-0a1b2c3d/new-1", "new");
         scratch.write(if phase == "out" { "volume/not-moved" } else { "volume/new-2" }, "x");
         let cut = stored_as(0, Facts::new(), || Box::new(tokio::io::empty()));
-        let to = RestoreOptions { to: Destination::Into(mount.0.display().to_string()), keep_old: false, ..RestoreOptions::default() };
+        let to = RestoreOptions { to: Destination::Into(mount.path().display().to_string()), keep_old: false, ..RestoreOptions::default() };
         let restorer = DirectoryRestorer::new(options(std::path::Path::new("/x")));
         let plan = restorer.plan(&cut, &to).await.expect("a plan");
         assert!(plan.steps[0].contains("interrupted restore"), "{plan:?}");
         assert!(restorer.stage(&cut, &to, &RunContext::default()).await.is_err());
         let old: &[&str] = if phase == "out" { &["moved", "not-moved"] } else { &["moved"] };
-        assert_eq!(names(&mount.0), old, "phase {phase}");
-        let root = std::fs::metadata(&mount.0).expect("there");
+        assert_eq!(names(mount.path()), old, "phase {phase}");
+        let root = std::fs::metadata(mount.path()).expect("there");
         assert_eq!((root.mtime(), root.mtime_nsec()), (1234, 500_000_000));
     }
 }
@@ -116,17 +96,17 @@ async fn an_undo_that_is_interrupted_itself_loses_nothing() {
     // a mount point cannot be moved: the undo stops there, after `a` was brought back
     let obstacle = Mount::new(scratch.join("volume/.backstay-old-0a1b2c3d/m"));
     let cut = stored_as(0, Facts::new(), || Box::new(tokio::io::empty()));
-    let to = RestoreOptions { to: Destination::Into(mount.0.display().to_string()), keep_old: false, ..RestoreOptions::default() };
+    let to = RestoreOptions { to: Destination::Into(mount.path().display().to_string()), keep_old: false, ..RestoreOptions::default() };
     let restorer = DirectoryRestorer::new(options(std::path::Path::new("/x")));
     let swapped_back = || {
-        let place = mount.0.clone();
-        backstay::component::directory::Swap::interrupted(&place).expect("a journal").expect("an interrupted swap").undo()
+        let place = mount.path();
+        backstay::component::directory::Swap::interrupted(place).expect("a journal").expect("an interrupted swap").undo()
     };
     assert!(swapped_back().is_err());
-    assert_eq!(std::fs::read(mount.0.join("a")).expect("brought back"), b"old");
+    assert_eq!(std::fs::read(mount.path().join("a")).expect("brought back"), b"old");
     drop(obstacle);
     assert!(restorer.stage(&cut, &to, &RunContext::default()).await.is_err());
-    assert_eq!(names(&mount.0), ["a", "m"]);
+    assert_eq!(names(mount.path()), ["a", "m"]);
 }
 
 #[tokio::test]
@@ -141,8 +121,8 @@ async fn a_journal_that_is_not_understood_stops_the_restore() {
         "backstay-journal 1\nsuffix 0a\nphase x\nmodified 1\n",
     ] {
         scratch.write("volume/.backstay-journal", text);
-        assert!(stage(&stored(&taken), &mount.0, false).await.is_err(), "{text:?}");
-        assert_eq!(names(&mount.0), [".backstay-journal"]);
+        assert!(stage(&stored(&taken), mount.path(), false).await.is_err(), "{text:?}");
+        assert_eq!(names(mount.path()), [".backstay-journal"]);
     }
 }
 

@@ -83,6 +83,7 @@ fn without_owners_a_backup_needs_no_role() {
     let into = format!("postgres={}", target.url("app"));
     let done = backstay.succeed(&["restore", "latest", "--yes", "--no-owner", "--jobs", "1", "--into", &into]);
     assert!(!done.stdout.contains("warning"), "it was asked for: {}", done.stdout);
+    assert!(done.stdout.contains("as its fingerprint in the backup: 1 table with 1 row"), "{}", done.stdout);
     assert_eq!(target.psql("SELECT rolname FROM pg_roles ORDER BY 1"), roles);
     let owners = "SELECT DISTINCT pg_get_userbyid(relowner), relacl IS NULL FROM pg_class WHERE relname = 't'";
     assert_eq!(target.psql_in("app", owners), "postgres|t");

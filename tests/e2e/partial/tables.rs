@@ -61,6 +61,7 @@ fn a_table_comes_back_beside_the_live_one() {
 
         let done = stored.restore(&["--table", "shop.customer"]).expect_code(0).stdout;
         assert!(done.contains("table \"shop\".\"customer\": 3000 row(s)") && done.contains("policy \"small\""), "{done}");
+        assert!(done.contains("as its fingerprint in the backup: 1 table with 3000 rows"), "{done}");
         let side = stored.side();
         assert_eq!(rows(server, &side, "shop.customer"), before);
         assert_same_database(&live, &Fingerprint::of(server, "app"));

@@ -1,0 +1,3 @@
+//! Nothing is lost: faults, crashes, clocks, concurrency. Each test prints a row of docs/reliability.md.
+
+mod secrets;
