@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::stream::{self, StreamExt};
 use object_store::path::Path;
 use thiserror::Error;
 
 use crate::chain::describe;
-use crate::manifest::{self, Manifest, ManifestError, Status};
+use crate::manifest::{self, Manifest, ManifestError, Status, Summary};
 use crate::name::{ArtifactPath, BackupName, JobName};
 use crate::retention::Candidate;
 use crate::storage::{StorageError, Target, layout};
@@ -48,7 +49,7 @@ pub enum CatalogError {
 /// One backup as it was found.
 #[derive(Debug)]
 pub enum Entry {
-    Sound(Box<Manifest>),
+    Sound(Box<Summary>),
     /// It has a manifest, which is not what was written.
     Damaged(BackupName, ManifestError),
     /// Its manifest cannot be read now; the others can.
@@ -58,14 +59,14 @@ pub enum Entry {
 impl Entry {
     pub fn name(&self) -> &BackupName {
         match self {
-            Self::Sound(manifest) => &manifest.name,
+            Self::Sound(summary) => &summary.name,
             Self::Damaged(name, _) | Self::Unread(name, _) => name,
         }
     }
 
-    pub fn manifest(&self) -> Option<&Manifest> {
+    pub fn summary(&self) -> Option<&Summary> {
         match self {
-            Self::Sound(manifest) => Some(manifest),
+            Self::Sound(summary) => Some(summary),
             Self::Damaged(..) | Self::Unread(..) => None,
         }
     }
@@ -90,8 +91,13 @@ impl Catalog {
     pub async fn list(&self, job: Option<&JobName>) -> Result<Vec<Entry>, StorageError> {
         let names = self.target.backup_names().await?;
         let wanted = names.into_iter().filter(|n| job.is_none_or(|job| n.job() == job));
-        let read = |name: BackupName| async move { self.read(name.clone()).await.unwrap_or_else(|error| Some(Entry::Unread(name, error))) };
-        Ok(stream::iter(wanted).map(read).buffered(PARALLEL).filter_map(std::future::ready).collect().await)
+        // tasks of their own, so that manifests are read on every core
+        let look = |name: BackupName| {
+            let catalog = self.clone();
+            let looking = tokio::spawn(async move { catalog.look(name.clone()).await.unwrap_or_else(|e| Some(Entry::Unread(name, e))) });
+            async move { looking.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) }
+        };
+        Ok(stream::iter(wanted).map(look).buffered(PARALLEL).filter_map(std::future::ready).collect().await)
     }
 
     /// The manifest of a backup.
@@ -99,31 +105,52 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::NotFound`] and [`CatalogError::Damaged`] besides those of the target.
     pub async fn find(&self, name: &BackupName) -> Result<Manifest, CatalogError> {
-        match self.read(name.clone()).await? {
-            Some(Entry::Sound(manifest)) => Ok(*manifest),
-            Some(Entry::Unread(_, error)) => Err(error.into()),
-            Some(Entry::Damaged(name, source)) => Err(CatalogError::Damaged { name, target: self.target.name().to_string(), source }),
-            None => Err(CatalogError::NotFound(name.clone())),
-        }
+        let Some(bytes) = self.read(name).await? else { return Err(CatalogError::NotFound(name.clone())) };
+        let damaged = |source| CatalogError::Damaged { name: name.clone(), target: self.target.name().to_string(), source };
+        let manifest = Manifest::from_bytes(&bytes).map_err(damaged)?;
+        in_place(name, &manifest.name, &manifest.job).map_err(damaged)?;
+        Ok(manifest)
     }
 
     /// The newest complete backup of the whole `job`, if there is one among the last few.
     pub async fn newest(&self, job: &JobName) -> Result<Option<Manifest>, StorageError> {
         let names = self.target.backup_names().await?;
         for name in names.into_iter().rev().filter(|name| name.job() == job).take(LAST_FEW) {
-            if let Some(Entry::Sound(manifest)) = self.read(name).await?
-                && manifest.status == Status::Complete
-                && manifest.only.is_empty()
-            {
-                return Ok(Some(*manifest));
+            match self.find(&name).await {
+                Ok(manifest) if manifest.status == Status::Complete && manifest.only.is_empty() => return Ok(Some(manifest)),
+                Ok(_) | Err(CatalogError::NotFound(_) | CatalogError::Damaged { .. }) => {}
+                Err(CatalogError::Storage(error)) => return Err(error),
             }
         }
         Ok(None)
     }
 
-    async fn read(&self, name: BackupName) -> Result<Option<Entry>, StorageError> {
-        match self.target.read(&self.target.layout().manifest(&name), manifest::MAX_BYTES).await {
-            Ok(bytes) => Ok(Some(parse(name, &bytes))),
+    /// When the newest complete backup of the whole `job` began; those dated in the future tell nothing, nor do those that cannot be read.
+    pub async fn last_complete(&self, job: &JobName, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, StorageError> {
+        let names = self.target.backup_names().await?;
+        for name in names.into_iter().rev().filter(|name| name.job() == job && !name.is_ahead(now)) {
+            match self.look(name).await {
+                Ok(Some(Entry::Sound(found))) if found.status == Status::Complete && found.only.is_empty() => {
+                    return Ok(Some(found.name.created()));
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!("{}", describe(&error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// `None`: there is no such backup.
+    async fn look(&self, name: BackupName) -> Result<Option<Entry>, StorageError> {
+        let Some(bytes) = self.read(&name).await? else { return Ok(None) };
+        let summary = Summary::from_bytes(&bytes).and_then(|summary| in_place(&name, &summary.name, &summary.job).map(|()| summary));
+        Ok(Some(summary.map_or_else(|error| Entry::Damaged(name, error), |summary| Entry::Sound(Box::new(summary)))))
+    }
+
+    /// `None`: there is no manifest, and so no such backup.
+    async fn read(&self, name: &BackupName) -> Result<Option<Bytes>, StorageError> {
+        match self.target.read(&self.target.layout().manifest(name), manifest::MAX_BYTES).await {
+            Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
@@ -229,13 +256,9 @@ impl Catalog {
     }
 }
 
-fn parse(name: BackupName, bytes: &[u8]) -> Entry {
-    match Manifest::from_bytes(bytes) {
-        // a manifest that was moved under another name is not that backup
-        Ok(manifest) if manifest.name == name && manifest.job == *name.job() => Entry::Sound(Box::new(manifest)),
-        Ok(manifest) => Entry::Damaged(name, ManifestError::Misplaced(manifest.name)),
-        Err(error) => Entry::Damaged(name, error),
-    }
+/// A manifest that was moved under another name is not that backup.
+fn in_place(asked: &BackupName, name: &BackupName, job: &JobName) -> Result<(), ManifestError> {
+    if name == asked && job == asked.job() { Ok(()) } else { Err(ManifestError::Misplaced(name.clone())) }
 }
 
 /// The format of `sha256sum`: digest, two spaces, path.
@@ -246,8 +269,8 @@ fn sums(manifest: &Manifest, manifest_bytes: &[u8]) -> String {
 
 /// What retention needs to know of the sound backups, with what [`Catalog::verdicts`] says of them.
 pub fn candidates(entries: &[Entry], verdicts: &BTreeMap<BackupName, Known>) -> Vec<Candidate> {
-    let manifests = entries.iter().filter_map(Entry::manifest);
-    manifests
+    let sound = entries.iter().filter_map(Entry::summary);
+    sound
         .map(|m| Candidate {
             name: m.name.clone(),
             complete: m.status == Status::Complete,

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -259,22 +260,7 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError::Damaged`] if a single bit differs from what was written.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ManifestError> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            format: u32,
-        }
-        let at = digits_at(bytes).ok_or(ManifestError::Damaged)?;
-        let mut unsealed = bytes.to_vec();
-        let stored = unsealed[at..at + DIGITS].to_vec();
-        unsealed[at..at + DIGITS].fill(b'0');
-        if sha256_hex(&unsealed).as_bytes() != stored {
-            return Err(ManifestError::Damaged);
-        }
-        let format = serde_json::from_slice::<Versioned>(bytes).map_err(ManifestError::Unreadable)?.format;
-        if format != FORMAT {
-            return Err(ManifestError::Format(format));
-        }
-        serde_json::from_slice(bytes).map_err(ManifestError::Unreadable)
+        unseal(bytes)
     }
 
     pub fn component(&self, name: &ComponentName) -> Option<&Component> {
@@ -292,6 +278,74 @@ impl Manifest {
     pub fn stored_bytes(&self) -> u64 {
         self.components.iter().map(Component::stored_bytes).sum()
     }
+}
+
+/// What a list of backups shows of a manifest. Thousands of whole ones, with what their fingerprints say, would fill the memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    pub name: BackupName,
+    pub job: JobName,
+    pub finished: DateTime<Utc>,
+    pub status: Status,
+    pub only: Vec<ComponentName>,
+    pub replaced_by: Option<BackupName>,
+    /// Those that are complete.
+    pub components: Vec<ComponentName>,
+    pub raw_bytes: u64,
+    pub stored_bytes: u64,
+}
+
+impl Summary {
+    /// Reads what is summed up out of a manifest, and looks at the form of all else that a restore goes by.
+    ///
+    /// # Errors
+    /// Those of [`Manifest::from_bytes`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ManifestError> {
+        #[derive(Deserialize)]
+        struct Listed {
+            name: BackupName,
+            job: JobName,
+            finished: DateTime<Utc>,
+            status: Status,
+            #[serde(default)]
+            only: Vec<ComponentName>,
+            replaced_by: Option<BackupName>,
+            components: Vec<Part>,
+        }
+        #[derive(Deserialize)]
+        struct Part {
+            name: ComponentName,
+            #[serde(rename = "kind")]
+            _kind: Kind,
+            status: ComponentStatus,
+            #[serde(default)]
+            artifacts: Vec<Artifact>,
+        }
+        let Listed { name, job, finished, status, only, replaced_by, components } = unseal(bytes)?;
+        let sum = |bytes: fn(&Artifact) -> u64| components.iter().flat_map(|c| &c.artifacts).map(bytes).sum();
+        let (raw_bytes, stored_bytes) = (sum(|a| a.raw_bytes), sum(|a| a.stored_bytes));
+        let components = components.into_iter().filter(|c| c.status == ComponentStatus::Complete).map(|c| c.name).collect();
+        Ok(Self { name, job, finished, status, only, replaced_by, components, raw_bytes, stored_bytes })
+    }
+}
+
+/// The content of a manifest, if it is as it was written.
+fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ManifestError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        format: u32,
+    }
+    let at = digits_at(bytes).ok_or(ManifestError::Damaged)?;
+    let (before, digits, after) = (&bytes[..at], &bytes[at..at + DIGITS], &bytes[at + DIGITS..]);
+    let sealed = Sha256::new().chain_update(before).chain_update([b'0'; DIGITS]).chain_update(after).finalize();
+    if hex(&sealed).as_bytes() != digits {
+        return Err(ManifestError::Damaged);
+    }
+    let format = serde_json::from_slice::<Versioned>(bytes).map_err(ManifestError::Unreadable)?.format;
+    if format != FORMAT {
+        return Err(ManifestError::Format(format));
+    }
+    serde_json::from_slice(bytes).map_err(ManifestError::Unreadable)
 }
 
 /// SHA-256 in lower-case hex.
@@ -328,6 +382,24 @@ mod tests {
             "from_the_future": [1]
         }"#;
         serde_json::from_str(text).expect("unknown members are ignored")
+    }
+
+    #[test]
+    fn a_summary_says_what_the_manifest_does() {
+        let mut manifest = sample();
+        manifest.components[0].fingerprint = Some(serde_json::json!({"large": [1, 2, 3]}));
+        let bytes = manifest.to_bytes();
+        let summary = Summary::from_bytes(&bytes).expect("a manifest");
+        assert_eq!((&summary.name, &summary.job, summary.finished), (&manifest.name, &manifest.job, manifest.finished));
+        assert_eq!((summary.status, &summary.only, &summary.replaced_by), (Status::Partial, &manifest.only, &manifest.replaced_by));
+        assert_eq!(summary.components, ["media".parse().expect("a name")]);
+        assert_eq!((summary.raw_bytes, summary.stored_bytes), (manifest.raw_bytes(), manifest.stored_bytes()));
+        // what a restore would stumble over is no sound backup in a list either
+        let text = String::from_utf8(bytes).expect("JSON").replace("\"tar\"", "\"new\"");
+        let at = digits_at(text.as_bytes()).expect("a mark");
+        let zeroed = format!("{}{}{}", &text[..at], "0".repeat(DIGITS), &text[at + DIGITS..]);
+        let forged = format!("{}{}{}", &text[..at], sha256_hex(zeroed.as_bytes()), &text[at + DIGITS..]);
+        assert!(matches!(Summary::from_bytes(forged.as_bytes()), Err(ManifestError::Unreadable(_))));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::catalog::{Catalog, CatalogError, Entry};
 use crate::chain::describe;
 use crate::clock::{Clock, SystemClock};
 use crate::error::Error;
-use crate::manifest::{ComponentStatus, Manifest, Status};
+use crate::manifest::{Manifest, Status, Summary};
 use crate::name::{BackupName, ComponentName, JobName};
 use crate::storage::Target;
 
@@ -61,19 +61,17 @@ async fn latest(catalogs: &[Catalog], unread: Vec<String>, wanted: &Wanted<'_>) 
     let before = wanted.before.map(|moment| moment.at(now));
     let mut trouble = unread;
     let mut later: Option<BackupName> = None;
-    let mut found: Vec<(Target, Manifest)> = Vec::new();
+    let mut found: Vec<(&Catalog, Summary)> = Vec::new();
     let mut damaged = Vec::new();
     for catalog in catalogs {
         match catalog.list(wanted.job).await {
             Ok(entries) => {
                 for entry in entries {
                     match entry {
-                        Entry::Sound(manifest) if !serves(&manifest, wanted.only) => {}
-                        Entry::Sound(manifest) if before.is_none_or(|before| manifest.finished < before) => {
-                            found.push((catalog.target().clone(), *manifest));
-                        }
-                        Entry::Sound(manifest) => {
-                            later = Some(later.map_or_else(|| manifest.name.clone(), |known| known.min(manifest.name.clone())));
+                        Entry::Sound(backup) if !serves(&backup, wanted.only) => {}
+                        Entry::Sound(backup) if before.is_none_or(|before| backup.finished < before) => found.push((catalog, *backup)),
+                        Entry::Sound(backup) => {
+                            later = Some(later.map_or_else(|| backup.name.clone(), |known| known.min(backup.name.clone())));
                         }
                         Entry::Damaged(name, _) => damaged.push(name),
                         Entry::Unread(_, error) => trouble.push(describe(&error)),
@@ -88,7 +86,7 @@ async fn latest(catalogs: &[Catalog], unread: Vec<String>, wanted: &Wanted<'_>) 
         let text = format!("which backup is the latest cannot be told: {}; name a backup, or give --target", trouble.join("; "));
         return Err(Error::Incomplete(text));
     }
-    let mut jobs: Vec<&JobName> = found.iter().map(|(_, m)| &m.job).collect();
+    let mut jobs: Vec<&JobName> = found.iter().map(|(_, backup)| &backup.job).collect();
     jobs.sort();
     jobs.dedup();
     if jobs.len() > 1 {
@@ -98,7 +96,7 @@ async fn latest(catalogs: &[Catalog], unread: Vec<String>, wanted: &Wanted<'_>) 
     // of equal names the first target wins, as it is configured
     found.reverse();
     let newest = found.into_iter().max_by(|(_, a), (_, b)| a.name.cmp(&b.name));
-    let Some((target, manifest)) = newest else {
+    let Some((catalog, newest)) = newest else {
         return Err(match (before, later) {
             (None, _) => not_found("there is no complete backup".into(), trouble),
             (Some(before), oldest) => Error::NotFound {
@@ -110,23 +108,22 @@ async fn latest(catalogs: &[Catalog], unread: Vec<String>, wanted: &Wanted<'_>) 
             },
         });
     };
-    for name in damaged.iter().filter(|name| **name > manifest.name && before.is_none_or(|before| name.created() < before)) {
-        tracing::warn!("backup `{name}` is newer, but its manifest is damaged: `{}` is taken", manifest.name);
+    for name in damaged.iter().filter(|name| **name > newest.name && before.is_none_or(|before| name.created() < before)) {
+        tracing::warn!("backup `{name}` is newer, but its manifest is damaged: `{}` is taken", newest.name);
     }
-    if manifest.name.is_ahead(now) {
+    if newest.name.is_ahead(now) {
         return Err(Error::Usage {
-            what: format!("which backup is the latest cannot be told: `{}` is dated in the future", manifest.name),
+            what: format!("which backup is the latest cannot be told: `{}` is dated in the future", newest.name),
             advice: Some("Name a backup. This machine's clock is wrong, or that of the host which made it was.".into()),
         });
     }
-    Ok((target, manifest))
+    Ok((catalog.target().clone(), catalog.find(&newest.name).await?))
 }
 
-fn serves(manifest: &Manifest, only: &[ComponentName]) -> bool {
-    let holds = |name: &ComponentName| manifest.component(name).is_some_and(|c| c.status == ComponentStatus::Complete);
-    manifest.status == Status::Complete
-        && manifest.replaced_by.is_none()
-        && if only.is_empty() { manifest.only.is_empty() } else { only.iter().all(holds) }
+fn serves(backup: &Summary, only: &[ComponentName]) -> bool {
+    backup.status == Status::Complete
+        && backup.replaced_by.is_none()
+        && if only.is_empty() { backup.only.is_empty() } else { only.iter().all(|name| backup.components.contains(name)) }
 }
 
 pub(super) fn not_found(what: String, trouble: Vec<String>) -> Error {

@@ -11,8 +11,8 @@ use crate::catalog::Entry;
 use crate::chain::explain;
 use crate::config::Settings;
 use crate::error::Error;
-use crate::manifest::{ComponentStatus, Manifest};
-use crate::name::{BackupName, JobName, TargetName};
+use crate::manifest::Summary;
+use crate::name::{BackupName, ComponentName, JobName, TargetName};
 use crate::verdict::Known;
 
 /// One backup, and the targets that hold it.
@@ -20,7 +20,7 @@ struct Row {
     name: BackupName,
     targets: Vec<TargetName>,
     /// `None` if every copy is damaged or cannot be read.
-    manifest: Option<Manifest>,
+    summary: Option<Summary>,
     /// Targets whose copy is damaged.
     damaged: Vec<TargetName>,
     /// When a copy was last read back and found sound.
@@ -86,7 +86,7 @@ fn merge(rows: &mut BTreeMap<BackupName, Row>, target: &TargetName, entry: Entry
     let row = rows.entry(entry.name().clone()).or_insert_with(|| Row {
         name: entry.name().clone(),
         targets: Vec::new(),
-        manifest: None,
+        summary: None,
         damaged: Vec::new(),
         verified: None,
         drilled: None,
@@ -94,7 +94,7 @@ fn merge(rows: &mut BTreeMap<BackupName, Row>, target: &TargetName, entry: Entry
     });
     row.targets.push(target.clone());
     match entry {
-        Entry::Sound(manifest) => row.manifest = Some(*manifest),
+        Entry::Sound(summary) => row.summary = Some(*summary),
         Entry::Damaged(..) => row.damaged.push(target.clone()),
         Entry::Unread(..) => {}
     }
@@ -107,10 +107,10 @@ impl Row {
 
     /// A copy that is damaged, or that a drill could not restore, is said even where another is sound.
     fn status(&self) -> &'static str {
-        match &self.manifest {
+        match &self.summary {
             _ if !self.damaged.is_empty() => "damaged",
             _ if self.drill_failed.is_some() => "drill-failed",
-            Some(manifest) => manifest.status.as_str(),
+            Some(summary) => summary.status.as_str(),
             None => "unreadable",
         }
     }
@@ -126,7 +126,7 @@ impl Row {
 
     /// The backup whose restore replaced what this one holds; `None`: it is none that was made for safety.
     fn replaced_by(&self) -> Option<&BackupName> {
-        self.manifest.as_ref().and_then(|m| m.replaced_by.as_ref())
+        self.summary.as_ref().and_then(|s| s.replaced_by.as_ref())
     }
 
     /// Of a drill that is as new as the verification, one date says both.
@@ -141,19 +141,18 @@ impl Row {
     }
 
     fn components(&self) -> Vec<&str> {
-        let components = self.manifest.iter().flat_map(|m| &m.components);
-        components.filter(|c| c.status == ComponentStatus::Complete).map(|c| c.name.as_str()).collect()
+        self.summary.iter().flat_map(|s| &s.components).map(ComponentName::as_str).collect()
     }
 
     fn to_columns(&self) -> Vec<String> {
-        let size = |f: fn(&Manifest) -> u64| self.manifest.as_ref().map_or("-".into(), |m| output::size(f(m)));
+        let size = |bytes: fn(&Summary) -> u64| self.summary.as_ref().map_or("-".into(), |s| output::size(bytes(s)));
         vec![
             self.name.to_string(),
             self.name.created().format("%Y-%m-%d %H:%M:%S").to_string(),
             self.job().to_string(),
             self.components().join(","),
-            size(Manifest::raw_bytes),
-            size(Manifest::stored_bytes),
+            size(|s| s.raw_bytes),
+            size(|s| s.stored_bytes),
             self.status().to_owned() + if self.replaced_by().is_some() { ", safety" } else { "" },
             self.trials(),
         ]
@@ -164,8 +163,8 @@ impl Row {
             "name": self.name, "created": self.name.created(), "job": self.job(),
             "target": self.targets.iter().map(TargetName::as_str).collect::<Vec<_>>().join(","), "targets": self.targets,
             "damaged_targets": self.damaged, "status": self.status(), "components": self.components(),
-            "raw_bytes": self.manifest.as_ref().map(Manifest::raw_bytes),
-            "stored_bytes": self.manifest.as_ref().map(Manifest::stored_bytes),
+            "raw_bytes": self.summary.as_ref().map(|s| s.raw_bytes),
+            "stored_bytes": self.summary.as_ref().map(|s| s.stored_bytes),
             "replaced_by": self.replaced_by(),
             "verified": self.verified, "drilled": self.drilled.map(|(at, _)| at), "drill_seconds": self.drilled.map(|(_, seconds)| seconds),
             "drill_failed": self.drill_failed,

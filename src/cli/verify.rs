@@ -7,7 +7,7 @@ use super::args::{Global, VerifyArgs};
 use super::choose::Wanted;
 use super::progress::Progress;
 use super::{choose, open_catalogs, output};
-use crate::catalog::{Catalog, CatalogError, Entry};
+use crate::catalog::{Catalog, CatalogError};
 use crate::chain::{describe, explain};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Settings;
@@ -48,22 +48,18 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: VerifyArgs, 
     let shown = Progress::show(global, "read back", progress.clone());
     let mut rows = Vec::new();
     for catalog in &catalogs {
-        let entries = match &name {
-            Some(name) => match catalog.find(name).await {
-                Ok(manifest) => Ok(vec![Entry::Sound(Box::new(manifest))]),
-                Err(CatalogError::NotFound(_)) => Ok(Vec::new()),
-                Err(CatalogError::Damaged { name, source, .. }) => Ok(vec![Entry::Damaged(name, source)]),
-                Err(CatalogError::Storage(error)) => Err(error),
-            },
-            None => catalog.list(args.job.as_ref()).await,
-        };
-        match entries {
-            Ok(entries) => {
-                for entry in entries {
-                    rows.push(check(catalog, entry, &progress, cancel).await?);
+        let names = match &name {
+            Some(name) => vec![name.clone()],
+            None => match catalog.target().backup_names().await {
+                Ok(all) => all.into_iter().filter(|name| args.job.as_ref().is_none_or(|job| name.job() == job)).collect(),
+                Err(error) => {
+                    unread.push(explain(&error, error.advice()));
+                    continue;
                 }
-            }
-            Err(error) => unread.push(explain(&error, error.advice())),
+            },
+        };
+        for name in names {
+            rows.extend(check(catalog, name, &progress, cancel).await?);
         }
     }
     drop(shown);
@@ -76,20 +72,26 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: VerifyArgs, 
     verdict(&rows, unread)
 }
 
-async fn check(catalog: &Catalog, entry: Entry, progress: &pipeline::Progress, cancel: &CancellationToken) -> Result<Row, Error> {
-    let (name, target) = (entry.name().clone(), catalog.target().name().clone());
-    let outcome = match entry {
-        Entry::Sound(manifest) => match verify(catalog, &manifest, progress, cancel).await {
+/// `None`: there is no such backup here.
+async fn check(
+    catalog: &Catalog,
+    name: BackupName,
+    progress: &pipeline::Progress,
+    cancel: &CancellationToken,
+) -> Result<Option<Row>, Error> {
+    let outcome = match catalog.find(&name).await {
+        Ok(manifest) => match verify(catalog, &manifest, progress, cancel).await {
             Ok(findings) => {
                 record(catalog, &manifest, &findings).await;
                 Outcome::Read(findings)
             }
             Err(VerifyError::Cancelled) => return Err(Error::Cancelled),
         },
-        Entry::Damaged(_, error) => Outcome::Damaged(describe(&error)),
-        Entry::Unread(_, error) => Outcome::Unread(describe(&error)),
+        Err(CatalogError::NotFound(_)) => return Ok(None),
+        Err(CatalogError::Damaged { source, .. }) => Outcome::Damaged(describe(&source)),
+        Err(CatalogError::Storage(error)) => Outcome::Unread(explain(&error, error.advice())),
     };
-    Ok(Row { name, target, outcome })
+    Ok(Some(Row { name, target: catalog.target().name().clone(), outcome }))
 }
 
 /// What could not be read is no verdict.

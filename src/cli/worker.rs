@@ -128,7 +128,7 @@ impl Runner for Jobs {
         let mut trouble = Vec::new();
         for (_, target) in assembly::targets(&self.settings, &settings.targets, Access::Read) {
             let last = match target {
-                Ok(target) => job::last_complete(&Catalog::new(target), name, SystemClock.now()).await,
+                Ok(target) => Catalog::new(target).last_complete(name, SystemClock.now()).await,
                 Err(error) if error.is_not_found() => Ok(None),
                 Err(error) => Err(error),
             };

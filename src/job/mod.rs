@@ -226,7 +226,7 @@ impl Run<'_> {
     async fn refuse_served_slot(&self) -> Result<(), JobError> {
         let Some(slot) = self.request.slot else { return Ok(()) };
         for lane in &self.lanes {
-            match last_complete(&Catalog::new(lane.target().clone()), &self.job.name, self.clock.now()).await {
+            match Catalog::new(lane.target().clone()).last_complete(&self.job.name, self.clock.now()).await {
                 Ok(Some(last)) if last >= slot => return Err(JobError::Served(slot)),
                 Ok(_) => {}
                 Err(error) => lane.fail(&error),
@@ -399,16 +399,6 @@ async fn retract(lane: &Lane, manifest: &Manifest) {
     if let Err(error) = Catalog::new(lane.target().clone()).remove(manifest).await {
         tracing::warn!("{}; what is left of {} is removed a day from now if it has no manifest", describe(&error), manifest.name);
     }
-}
-
-/// When the newest complete backup of the whole job began; those dated in the future tell nothing.
-pub async fn last_complete(catalog: &Catalog, job: &JobName, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, StorageError> {
-    let entries = catalog.list(Some(job)).await?;
-    let complete = entries
-        .iter()
-        .filter_map(crate::catalog::Entry::manifest)
-        .filter(|m| m.status == Status::Complete && m.only.is_empty() && !m.name.is_ahead(now));
-    Ok(complete.map(|m| m.created).max())
 }
 
 fn host() -> String {

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::catalog::{Catalog, Entry, candidates};
+use crate::catalog::{Catalog, CatalogError, candidates};
 use crate::chain::describe;
 use crate::name::{BackupName, JobName};
 use crate::retention::{self, Decision, Policy};
@@ -30,8 +30,8 @@ pub async fn prune(catalog: &Catalog, job: &JobName, policy: &Policy, now: DateT
     };
     pruned.decisions = retention::plan(policy, &candidates(&entries, &verdicts), now);
     for decision in pruned.decisions.iter().filter(|d| !d.keep) {
-        let Some(manifest) = entries.iter().filter_map(Entry::manifest).find(|m| m.name == decision.name) else { continue };
-        match catalog.remove(manifest).await {
+        let removed = async { catalog.remove(&catalog.find(&decision.name).await?).await.map_err(CatalogError::from) };
+        match removed.await {
             Ok(()) => {
                 tracing::info!(backup = %decision.name, target = %catalog.target().name(), reason = decision.reason, "backup removed");
                 pruned.removed.push(decision.name.clone());

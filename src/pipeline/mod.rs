@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! source → chunks → compress (threads of its own, side by side) → BLAKE3 of raw, SHA-256 of stored → parts, in stream order
-//! stored → SHA-256 → decompress → BLAKE3 → raw, whose end comes only after both hashes matched
+//! stored → decompress → raw, whose end comes only after both hashes matched: SHA-256 and BLAKE3, computed beside it
 //! ```
 //!
 //! Every byte in flight is drawn from one [`Budget`], so that memory does not grow with the size of the data.
 
+mod beside;
 mod block;
 mod budget;
 mod codec;

@@ -36,7 +36,7 @@ where
     let (out, chunks) = mpsc::channel(AHEAD);
     tokio::spawn(feed(stored, out));
     let read = tokio::task::spawn_blocking(move || {
-        let mut stored = StoredReader::new(chunks);
+        let mut stored = StoredReader::new(chunks)?;
         let read = read(encoding, &mut stored);
         // why the stored stream broke says more than what the decoder made of it
         let (hash, bytes, failed) = stored.into_parts();

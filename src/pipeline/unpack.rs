@@ -11,6 +11,7 @@ use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 
+use super::beside::Beside;
 use super::codec::Decoder;
 use crate::manifest::{Artifact, hex};
 
@@ -120,20 +121,22 @@ where
 pub(super) struct StoredReader {
     chunks: mpsc::Receiver<io::Result<Bytes>>,
     current: Bytes,
-    sha256: Sha256,
+    sha256: Beside<Sha256>,
     bytes: u64,
     ended: bool,
     failed: Option<io::Error>,
 }
 
 impl StoredReader {
-    pub(super) fn new(chunks: mpsc::Receiver<io::Result<Bytes>>) -> Self {
-        Self { chunks, current: Bytes::new(), sha256: Sha256::new(), bytes: 0, ended: false, failed: None }
+    /// # Errors
+    /// That of a thread that cannot be started.
+    pub(super) fn new(chunks: mpsc::Receiver<io::Result<Bytes>>) -> io::Result<Self> {
+        Ok(Self { chunks, current: Bytes::new(), sha256: Beside::start(Sha256::new())?, bytes: 0, ended: false, failed: None })
     }
 
     /// Hash and length of what was read, and why it broke off.
     pub(super) fn into_parts(self) -> (Sha256, u64, Option<io::Error>) {
-        (self.sha256, self.bytes, self.failed)
+        (self.sha256.finish(), self.bytes, self.failed)
     }
 }
 
@@ -142,7 +145,7 @@ impl Read for StoredReader {
         while self.current.is_empty() {
             match self.chunks.blocking_recv() {
                 Some(Ok(chunk)) => {
-                    self.sha256.update(&chunk);
+                    self.sha256.add(chunk.clone());
                     self.bytes += chunk.len() as u64;
                     self.current = chunk;
                 }
@@ -168,13 +171,13 @@ fn decode(
     out: &mpsc::Sender<io::Result<Bytes>>,
 ) -> Result<(), UnpackError> {
     let path = || artifact.path.to_string();
-    let mut stored = StoredReader::new(chunks);
-    let mut raw_hash = blake3::Hasher::new();
+    let begin = || Ok((StoredReader::new(chunks)?, Beside::start(blake3::Hasher::new())?));
+    let (mut stored, raw_hash) = begin().map_err(|source| UnpackError::Fetch { path: path(), source })?;
     let mut raw_bytes = 0u64;
     let decoded: io::Result<bool> = (|| {
         let mut decoder = Decoder::new(artifact.encoding, &mut stored)?;
         while let Some(block) = decoder.next()? {
-            raw_hash.update(&block);
+            raw_hash.add(block.clone());
             raw_bytes += block.len() as u64;
             // a stream that goes on past its recorded end is damaged, however much more there may be
             if raw_bytes > artifact.raw_bytes {
@@ -207,10 +210,10 @@ fn decode(
     if raw_bytes != artifact.raw_bytes {
         return Err(UnpackError::RawSize { path: path(), found: raw_bytes, expected: artifact.raw_bytes });
     }
-    if raw_hash.finalize().to_hex().as_str() != artifact.blake3 {
+    if raw_hash.finish().finalize().to_hex().as_str() != artifact.blake3 {
         return Err(UnpackError::Raw { path: path() });
     }
-    if hex(&stored.sha256.finalize()) != artifact.sha256 {
+    if hex(&stored.sha256.finish().finalize()) != artifact.sha256 {
         return Err(UnpackError::Stored { path: path() });
     }
     let _ = out.blocking_send(Ok(Bytes::new()));

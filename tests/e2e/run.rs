@@ -138,7 +138,7 @@ impl House {
 
     async fn listed(&self, name: &str) -> Vec<(String, Status)> {
         let entries = Catalog::new(target(name, &self.path(name))).list(None).await.expect("a list");
-        entries.iter().filter_map(Entry::manifest).map(|m| (m.name.to_string(), m.status)).collect()
+        entries.iter().filter_map(Entry::summary).map(|found| (found.name.to_string(), found.status)).collect()
     }
 
     /// Every file below the target, leases too.

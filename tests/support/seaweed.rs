@@ -33,23 +33,34 @@ impl Seaweed {
     pub const BUCKET: &str = "backups";
 
     pub fn start() -> Self {
-        Self::launch(None)
+        Self::launch(None, &[])
+    }
+
+    /// With more identities: of each a name, which is its access key too (the secret key is the server's), and its policy, in the language of
+    /// IAM, which the server enforces.
+    pub fn start_with(identities: &[(&str, serde_json::Value)]) -> Self {
+        Self::launch(None, identities)
     }
 
     /// S3 over https, with a certificate of `authority`.
     pub fn start_tls(authority: &Authority) -> Self {
-        Self::launch(Some(authority))
+        Self::launch(Some(authority), &[])
     }
 
-    fn launch(authority: Option<&Authority>) -> Self {
+    fn launch(authority: Option<&Authority>, others: &[(&str, serde_json::Value)]) -> Self {
         let scratch = Scratch::new();
         let (access_key, secret_key) = ("AKTESTSEAWEED".to_owned(), "s3+secret/canary=4711".to_owned());
-        let identity = serde_json::json!({"identities": [{
+        let mut identities = vec![serde_json::json!({
             "name": "test",
             "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }]});
-        let config = scratch.write("s3.json", identity.to_string());
+        })];
+        identities.extend(others.iter().map(
+            |(name, _)| serde_json::json!({"name": name, "credentials": [{"accessKey": name, "secretKey": secret_key}], "policyNames": [name]}),
+        ));
+        let policies: Vec<_> =
+            others.iter().map(|(name, policy)| serde_json::json!({"name": name, "content": policy.to_string()})).collect();
+        let config = scratch.write("s3.json", serde_json::json!({"identities": identities, "policies": policies}).to_string());
         std::fs::create_dir(scratch.join("data")).expect("create a folder");
         let (master, volume, filer, s3, spare) = (Port::free(), Port::free(), Port::free(), Port::free(), Port::free());
 

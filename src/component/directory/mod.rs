@@ -29,6 +29,7 @@ mod compare;
 mod content;
 mod difference;
 mod fingerprint;
+mod flush;
 mod followed;
 mod keeps;
 mod ladder;

@@ -20,6 +20,7 @@ use super::archive::read::Reader;
 use super::archive::{Member, MemberKind, Time, shown};
 use super::attributes::{self, Subject};
 use super::fingerprint::Fingerprint;
+use super::flush::Flush;
 use super::keeps::Keeps;
 use super::ladder::{DIRECTORY, Ladder, identity};
 use super::pick::{Borrowed, Choice, Pick};
@@ -66,7 +67,7 @@ struct Unpacker {
     skipped: HashSet<Vec<u8>>,
 }
 
-/// Unpacks the whole stream into `staging`, an empty directory. It is not written through to the disk yet.
+/// Unpacks the whole stream into `staging`, an empty directory. Only a part of it is written through to the disk yet.
 ///
 /// # Errors
 /// [`DirectoryError`]; what was unpacked so far is the caller's to remove.
@@ -130,6 +131,7 @@ fn unpack_each<R: BufRead>(
     let failed = |error: Errno| DirectoryError::Write { path: ".".to_owned(), source: error.into() };
     let handle = staging.try_clone().map_err(|source| DirectoryError::Write { path: ".".to_owned(), source })?;
     let keeps = Keeps::of(handle.as_fd()).map_err(failed)?;
+    let mut flush = Flush::start(handle.try_clone().map_err(|source| DirectoryError::Write { path: ".".to_owned(), source })?);
     let mut unpacker = Unpacker {
         keeps,
         ladder: Ladder::new(staging, Level { path: 0, end: End::Root }).map_err(failed)?,
@@ -145,6 +147,7 @@ fn unpack_each<R: BufRead>(
             return Err(failed(Errno::CANCELED));
         }
         each(&mut unpacker, member, &mut reader)?;
+        flush.look(&unpacker.unpacked);
     }
     while unpacker.ladder.depth() > 0 {
         unpacker.up()?;
@@ -153,6 +156,7 @@ fn unpack_each<R: BufRead>(
         Some(root) => unpacker.dress(Subject::Open(handle.as_fd()), &root)?,
         None => return Err(refused(b"", "is not in it")),
     }
+    flush.finish().map_err(failed)?;
     Ok((unpacker.unpacked, unpacker.warnings.into_sentences()))
 }
 

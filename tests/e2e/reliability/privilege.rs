@@ -1,0 +1,130 @@
+//! The rights that the documentation asks for are enough, and what happens without them is said.
+
+use serde_json::{Value, json};
+
+use crate::support::{Backstay, Major, Postgres, Row, Scratch, Seaweed, Tree, assert_same_tree, toml};
+
+/// As docs/targets and SECURITY.md list them.
+const BACKUP: [&str; 5] = ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"];
+
+/// What of it no backup can do without.
+const WRITE: [&str; 4] = ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"];
+
+const READ: [&str; 2] = ["s3:ListBucket", "s3:GetObject"];
+
+fn policy(actions: &[&str]) -> Value {
+    let statement = |actions: Vec<&&str>, resource: &str| json!({"Effect": "Allow", "Action": actions, "Resource": [resource]});
+    let (bucket, object): (Vec<&&str>, Vec<&&str>) = actions.iter().partition(|action| action.starts_with("s3:List"));
+    json!({"Version": "2012-10-17", "Statement": [
+        statement(bucket, &format!("arn:aws:s3:::{}", Seaweed::BUCKET)),
+        statement(object, &format!("arn:aws:s3:::{}/*", Seaweed::BUCKET)),
+    ]})
+}
+
+/// A tree, and the bucket that it goes to.
+struct House {
+    server: Seaweed,
+    tree: Scratch,
+}
+
+impl House {
+    fn new(identities: &[(&str, &[&str])]) -> Self {
+        let identities: Vec<(&str, Value)> = identities.iter().map(|(name, actions)| (*name, policy(actions))).collect();
+        let tree = Scratch::new();
+        // more than one part
+        tree.write("media/large", blake3_noise(12 << 20));
+        tree.write("media/small", "small");
+        Self { server: Seaweed::start_with(&identities), tree }
+    }
+
+    /// The program with the rights of that identity.
+    fn program(&self, identity: &str, job: &str) -> Backstay {
+        let target = toml::s3_target_as("s3", &self.server, Seaweed::BUCKET, identity, &self.server.secret_key);
+        let media = toml::directory("media", &self.tree.join("media"));
+        Backstay::new(&format!("{target}part_size = \"5MiB\"\n{media}[jobs.default]\ncomponents = [\"media\"]\n{job}"))
+    }
+
+    fn names(&self) -> Vec<String> {
+        let list = self.program(&self.server.access_key, "").succeed(&["listbackups", "--json"]).json();
+        list.as_array().expect("a list").iter().map(|row| row["name"].as_str().expect("a name").to_owned()).collect()
+    }
+}
+
+fn blake3_noise(len: usize) -> Vec<u8> {
+    let mut noise = vec![0; len];
+    blake3::Hasher::new_keyed(&[3; 32]).finalize_xof().fill(&mut noise);
+    noise
+}
+
+#[test]
+fn the_documented_policy_is_enough_for_everything() {
+    let house = House::new(&[("backup", &BACKUP)]);
+    let program = house.program("backup", "keep_last = 1\n");
+    let first = program.backup();
+    let before = Tree::of(&house.tree.join("media"));
+    house.tree.write("media/small", "changed");
+    let second = program.backup();
+    assert_eq!(house.names(), [second.as_str()], "{first} is gone by retention");
+    program.succeed(&["verify", &second]);
+    house.tree.write("media/small", "small");
+    let third = program.backup();
+    house.tree.write("media/small", "lost");
+    program.succeed(&["restore", &third, "--yes"]).expect_message("was backed up as");
+    assert_same_tree(&before, &Tree::of(&house.tree.join("media")));
+    program.succeed(&["prune"]);
+    assert_eq!(house.server.unfinished_uploads(Seaweed::BUCKET), [""; 0]);
+    Row { scenario: "S3 with the documented policy, enforced", faults: "no right beyond it: backup, retention, verify, restore", runs: 1 }
+        .print();
+}
+
+#[test]
+fn a_credential_that_may_not_delete_backs_up_and_another_retains() {
+    let house = House::new(&[("writer", &WRITE), ("keeper", &BACKUP)]);
+    let writer = house.program("writer", "keep_last = 0\n");
+    // one after the other: the lease of the first is given back without being deleted
+    let names = [writer.backup(), writer.backup(), writer.backup()];
+    assert_eq!(house.names(), names);
+    // what was asked for and cannot be done is no success
+    let refused = house.program("writer", "keep_last = 1\n").run(&["backup"]).expect_code(3);
+    assert!(refused.stderr.contains("AccessDenied") || refused.stderr.contains("403"), "{}", refused.stderr);
+    assert_eq!(house.names().len(), 4, "nothing is lost by it");
+    house.program("keeper", "keep_last = 2\n").succeed(&["prune"]);
+    assert_eq!(house.names().len(), 2);
+    Row { scenario: "S3 with a credential that may not delete, and another for retention", faults: "403 to every deletion", runs: 5 }.print();
+}
+
+#[test]
+fn a_credential_that_may_only_read_restores() {
+    let house = House::new(&[("reader", &READ)]);
+    let name = house.program(&house.server.access_key, "").backup();
+    let before = Tree::of(&house.tree.join("media"));
+    house.tree.write("media/small", "lost");
+    let reader = house.program("reader", "");
+    reader.succeed(&["restore", &name, "--yes", "--no-safety-backup"]).expect_message("only this host finds it");
+    assert_same_tree(&before, &Tree::of(&house.tree.join("media")));
+    reader.run(&["backup"]).expect_code(1);
+    assert_eq!(house.names(), [name]);
+    Row { scenario: "S3 with a credential that may only read", faults: "403 to every write: a restore, and a backup that fails", runs: 2 }.print();
+}
+
+/// What the role may not see is said, and the rest is whole.
+#[test]
+fn a_role_that_may_only_read_data_backs_up_and_says_what_it_cannot_see() {
+    let (server, store) = (Postgres::start(Major::V15), Scratch::new());
+    server.create_database("app");
+    server.psql("CREATE ROLE backup LOGIN PASSWORD 'b' IN ROLE pg_read_all_data; CREATE ROLE owner; REVOKE ALL ON DATABASE app FROM public; GRANT CONNECT ON DATABASE app TO backup");
+    server.psql_in("app", "CREATE SCHEMA s AUTHORIZATION owner; SET ROLE owner; CREATE TABLE s.t AS SELECT i FROM generate_series(1, 1000) i");
+    let url = server.url_as("backup", "b", "app");
+    let config = format!("{}[postgres.postgres]\nurl = \"{url}\"\ndatabases = [\"app\"]\n", toml::file_target("local", store.path()));
+    let program = Backstay::new(&config);
+    let name = program.succeed(&["backup"]).expect_message("role").json_name();
+    // a table that hides rows from it fails the dump rather than be a part of itself
+    server.psql_in("app", "ALTER TABLE s.t ENABLE ROW LEVEL SECURITY");
+    program.run(&["backup"]).expect_code(1).expect_message("row-level security");
+    let target = Postgres::start(Major::V15);
+    target.psql("CREATE ROLE owner");
+    let into = format!("postgres={}", target.url("app"));
+    program.succeed(&["restore", &name, "--yes", "--into", &into]);
+    assert_eq!(target.psql_in("app", "SELECT count(*), min(i), max(i) FROM s.t"), "1000|1|1000");
+    Row { scenario: "PostgreSQL with a role that has pg_read_all_data only", faults: "roles and rows that it may not see", runs: 2 }.print();
+}
