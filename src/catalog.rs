@@ -156,6 +156,14 @@ impl Catalog {
         }
     }
 
+    /// Takes the name for one run, by a list of checksums that says only that; `claim` is its content.
+    ///
+    /// # Errors
+    /// [`StorageError::Occupied`] when the name is taken.
+    pub async fn claim(&self, name: &BackupName, claim: String) -> Result<(), StorageError> {
+        self.target.create(&self.target.layout().sums(name), claim.into(), TEXT).await
+    }
+
     /// Makes the backup exist: its artifacts are already stored, now the list of checksums and, last and create-only, the manifest.
     pub async fn commit(&self, manifest: &Manifest) -> Result<(), StorageError> {
         let layout = self.target.layout();

@@ -1,22 +1,28 @@
-//! One target's part in a run. The first failure closes the lane for the rest of the run; the other lanes go on.
+//! One target's part in a run. The first failure closes the lane for the rest of the run, as does the loss of its lease; the other lanes go
+//! on.
 
 use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::explain;
-use crate::storage::{StorageError, Target};
+use crate::storage::{Lease, StorageError, Target};
 
 #[derive(Debug)]
 pub(super) struct Lane {
     target: Target,
     failure: Mutex<Option<String>>,
     closed: CancellationToken,
+    lost: CancellationToken,
+    loss: String,
 }
 
 impl Lane {
-    pub(super) fn new(target: Target) -> Self {
-        Self { target, failure: Mutex::new(None), closed: CancellationToken::new() }
+    /// Under `lease`, which is that of the run in `target`.
+    pub(super) fn new(target: Target, lease: &Lease) -> Self {
+        let (lost, loss) = (lease.lost(), lease.loss());
+        let loss = explain(&loss, loss.advice());
+        Self { target, failure: Mutex::new(None), closed: lost.child_token(), lost, loss }
     }
 
     pub(super) fn target(&self) -> &Target {
@@ -25,7 +31,8 @@ impl Lane {
 
     /// Why the lane is closed, if it is.
     pub(super) fn failure(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        failure.or_else(|| self.lost.is_cancelled().then(|| self.loss.clone()))
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -39,7 +46,8 @@ impl Lane {
 
     /// Closes the lane; the first reason stays.
     pub(super) fn fail(&self, error: &StorageError) {
-        let reason = explain(error, error.advice());
+        // what the loss of the lease has cut is no reason of its own
+        let reason = if self.lost.is_cancelled() { self.loss.clone() } else { explain(error, error.advice()) };
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         if failure.is_none() {
             tracing::error!(target = %self.target.name(), "{reason}");

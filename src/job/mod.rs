@@ -2,6 +2,9 @@
 //!
 //! Order laws: artifacts, then the manifest, then retention. A component that fails does not fail the others, and neither does a target;
 //! what is not in the manifest is removed again.
+//!
+//! A name is claimed by creating its list of checksums, create-only, before anything is stored under it: two runs that both believe to hold
+//! the lease, on hosts whose clocks tell the same second at different times, never write to the same keys. The commit replaces that list.
 
 mod component;
 mod estimate;
@@ -123,7 +126,7 @@ async fn enter(job: &Job, reports: &mut Vec<TargetReport>) -> Result<(Vec<Arc<La
         };
         match Lease::acquire(target, &job.name, &holder).await {
             Ok(lease) => {
-                lanes.push(Arc::new(Lane::new(target.clone())));
+                lanes.push(Arc::new(Lane::new(target.clone(), &lease)));
                 leases.push(lease);
             }
             Err(error) if error.is_busy() => {
@@ -175,6 +178,9 @@ impl Run<'_> {
             if !keeps || outcome.component.status != ComponentStatus::Complete {
                 self.discard(&name, &outcome.stored).await;
             }
+        }
+        if !keeps {
+            self.give_up(&name, &self.lanes).await;
         }
         if stopped {
             return Err(JobError::Cancelled);
@@ -235,25 +241,55 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The name of this second, or of the next one if another run has it.
+    /// The name of this second, or of the next one if another run has it; claimed in every lane that is left open.
     async fn free_name(&self) -> Result<BackupName, JobError> {
         loop {
             let now = self.clock.now();
             let name = BackupName::new(self.job.name.clone(), now);
-            let mut taken = false;
-            for lane in self.lanes.iter().filter(|l| l.failure().is_none()) {
-                match lane.target().list(&lane.target().layout().backup(&name)).await {
-                    Ok(objects) => taken |= !objects.is_empty(),
-                    Err(error) => lane.fail(&error),
-                }
-            }
-            if !taken {
+            if self.is_free(&name).await && self.claim(&name).await {
                 return Ok(name);
             }
             let next = now.trunc_subsecs(0) + TimeDelta::seconds(1);
             tokio::select! {
                 () = tokio::time::sleep((next - now).to_std().unwrap_or_default()) => {}
                 () = self.cancel.cancelled() => return Err(JobError::Cancelled),
+            }
+        }
+    }
+
+    async fn is_free(&self, name: &BackupName) -> bool {
+        let mut free = true;
+        for lane in self.lanes.iter().filter(|l| l.failure().is_none()) {
+            match lane.target().list(&lane.target().layout().backup(name)).await {
+                Ok(objects) => free &= objects.is_empty(),
+                Err(error) => lane.fail(&error),
+            }
+        }
+        free
+    }
+
+    /// False when another run was faster in one of the lanes; then none is claimed.
+    async fn claim(&self, name: &BackupName) -> bool {
+        // unlike any other, so that one whose answer was lost is known again
+        let claim = format!("# {} process {} is at work on this backup: {}\n", host(), std::process::id(), uuid::Uuid::new_v4());
+        for (at, lane) in self.lanes.iter().enumerate().filter(|(_, lane)| lane.failure().is_none()) {
+            match Catalog::new(lane.target().clone()).claim(name, claim.clone()).await {
+                Ok(()) => {}
+                Err(StorageError::Occupied { .. }) => {
+                    self.give_up(name, &self.lanes[..at]).await;
+                    return false;
+                }
+                Err(error) => lane.fail(&error),
+            }
+        }
+        true
+    }
+
+    /// Removes the claim of a backup that does not come to be.
+    async fn give_up(&self, name: &BackupName, lanes: &[Arc<Lane>]) {
+        for lane in lanes {
+            if let Err(error) = lane.target().delete(&lane.target().layout().sums(name)).await {
+                tracing::warn!("{}; it is removed a day from now", describe(&error));
             }
         }
     }
@@ -376,6 +412,8 @@ impl Run<'_> {
     async fn commit(&self, lane: &Lane, lease: &Lease, manifest: &Manifest) -> Result<(), StorageError> {
         lease.confirm().await?;
         Catalog::new(lane.target().clone()).commit(manifest).await?;
+        // it may have taken long: see the lease's own words on that
+        lease.ratify().await?;
         tracing::info!(backup = %manifest.name, target = %lane.target().name(), status = ?manifest.status, "backup committed");
         Ok(())
     }

@@ -1,18 +1,26 @@
 //! When jobs run: cron expressions in a time zone, and the timetable that turns them into triggers.
 //!
 //! A slot is a moment at which a schedule fires. Slots are computed from the expression and the zone's rules each time they are asked
-//! for, so that a change of the clocks moves them as the people of that zone expect: a time that the change skips fires at the first
-//! moment after the gap, a fixed time that happens twice fires once, an interval such as `*/30` fires through both hours.
+//! for, so that a change of the clocks moves them as the people of that zone expect:
+//! - an expression that names hours (`30 2 * * *`, `0 2,14 * * *`, `*/15 1-3 * * *`) means times of the day. One that the change skips fires
+//!   at the first moment after the gap, together with all others that fall into it; one that happens twice fires the first time.
+//! - one that fires in every hour (`*/30 * * * *`) means intervals: it fires through both hours, and goes on after a gap.
+//!
+//! croner would take only a single hour, minute and second for a time of the day, and lose a skipped one where the gap ends on a day that
+//! does not match (`30 23 * * SAT` where clocks go forward at midnight). So it is asked about the wall clock only, and the zone's rules are
+//! applied here.
 
 use std::fmt;
 
-use chrono::{DateTime, TimeZone, Utc};
-use chrono_tz::Tz;
+use chrono::{DateTime, MappedLocalTime, NaiveDateTime, TimeZone, Utc};
+use chrono_tz::{GapInfo, Tz};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 use thiserror::Error;
 
 mod timetable;
+#[cfg(test)]
+mod zones;
 
 pub use timetable::{Errand, Timetable, TimetableError, Trigger};
 
@@ -33,6 +41,8 @@ pub struct Schedule {
     text: String,
     zone: Tz,
     cron: Cron,
+    /// It fires in every hour.
+    hourly: bool,
 }
 
 impl Schedule {
@@ -50,7 +60,8 @@ impl Schedule {
             .build()
             .parse(expand_nickname(text))
             .map_err(|e| ScheduleError::Cron(text.into(), e.to_string()))?;
-        let schedule = Self { text: text.trim().into(), zone, cron };
+        let hourly = (0..24).all(|hour| cron.pattern.hour_match(hour).unwrap_or(false));
+        let schedule = Self { text: text.trim().into(), zone, cron, hourly };
         // years are not part of the expression: what does not fire after this moment never does
         if schedule.next_after(DateTime::UNIX_EPOCH).is_none() {
             return Err(ScheduleError::Never(text.into()));
@@ -68,7 +79,18 @@ impl Schedule {
 
     /// The first slot after `after`.
     pub fn next_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.cron.find_next_occurrence(&self.local(after), false).ok().map(|t| t.to_utc())
+        if self.hourly {
+            return self.cron.find_next_occurrence(&self.local(after), false).ok().map(|t| t.to_utc());
+        }
+        let mut wall = self.local(after).naive_local();
+        loop {
+            wall = self.cron.find_next_occurrence(&wall.and_utc(), false).ok()?.naive_utc();
+            // in the second of two equal hours, what is named was in the first
+            match self.instant(wall)? {
+                slot if slot > after => return Some(slot),
+                _ => {}
+            }
+        }
     }
 
     /// The first `count` slots after `after`.
@@ -78,7 +100,32 @@ impl Schedule {
 
     /// The newest slot that is not after `until`.
     pub fn previous_slot(&self, until: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.cron.find_previous_occurrence(&self.local(until), true).ok().map(|t| t.to_utc())
+        if self.hourly {
+            return self.cron.find_previous_occurrence(&self.local(until), true).ok().map(|t| t.to_utc());
+        }
+        let mut wall = self.local(until).naive_local();
+        if let MappedLocalTime::Ambiguous(first, second) = self.zone.from_local_datetime(&wall)
+            && until >= second
+        {
+            // everything that the wall clock will show again has been
+            wall += second - first;
+        }
+        let mut inclusive = true;
+        loop {
+            wall = self.cron.find_previous_occurrence(&wall.and_utc(), inclusive).ok()?.naive_utc();
+            match self.instant(wall)? {
+                slot if slot <= until => return Some(slot),
+                _ => inclusive = false,
+            }
+        }
+    }
+
+    /// When the wall clock shows `wall`: the first time of two, and the end of the gap for what it never shows.
+    fn instant(&self, wall: NaiveDateTime) -> Option<DateTime<Utc>> {
+        match self.zone.from_local_datetime(&wall) {
+            MappedLocalTime::Single(moment) | MappedLocalTime::Ambiguous(moment, _) => Some(moment.to_utc()),
+            MappedLocalTime::None => GapInfo::new(&wall, &self.zone)?.end.map(|end| end.to_utc()),
+        }
     }
 
     /// The newest slot after `after` and not after `until`: the one that a catch-up runs for.

@@ -6,6 +6,7 @@
 //! <backup name>/<component>/<artifact>
 //! <dump>.psql, <dump>.sql                                          authentik's old dumps, never written by us
 //! .backstay/leases/<job>/<number>.json
+//! .backstay/leases/<job>/<unique>.mark                              for a moment, while the age of a lease is asked for
 //! .backstay/leases/.restore/<id>/<number>.json                      of a restore that is under way
 //! .backstay/restores/<id>.json                                      its journal
 //! .backstay/verified/<backup name>/<when>_<verdict>
@@ -73,6 +74,11 @@ impl Layout {
 
     pub fn lease(&self, subject: &Subject, number: u64) -> Path {
         self.leases(subject).join(format!("{number:020}.json"))
+    }
+
+    /// What tells the time of the target; `unique` is whose it is.
+    pub fn lease_mark(&self, subject: &Subject, unique: impl std::fmt::Display) -> Path {
+        self.leases(subject).join(format!("{unique}.mark"))
     }
 
     /// The journals of restores that have not ended.

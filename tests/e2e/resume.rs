@@ -252,7 +252,8 @@ fn a_server_that_dies_before_the_switch_loses_nothing() {
     let mut house = House::new();
     let old = house.site.state();
     let gate = house.gate(3, Side::Before);
-    let mut child = house.behind(&gate).spawn(&house.args());
+    let program = house.behind(&gate);
+    let mut child = program.spawn(&house.args());
     assert!(gate.reached(&mut child));
     house.site.postgres.stop();
     gate.open();

@@ -30,6 +30,13 @@ impl Backstay {
         self
     }
 
+    /// With a clock of its own, as libfaketime is told in `time`: `+600` seconds, `@2026-03-29 00:59:57`.
+    #[must_use]
+    pub fn with_clock(self, time: &str) -> Self {
+        let told = self.env("LD_PRELOAD", tools::faketime()).env("FAKETIME", time);
+        told.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1").env("TZ", "UTC")
+    }
+
     /// Replaces the configuration.
     pub fn configure(&self, config: &str) {
         self.scratch.write("backstay.toml", config);

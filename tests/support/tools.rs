@@ -26,6 +26,14 @@ pub fn of_debian(path: &str) -> PathBuf {
     path.into()
 }
 
+/// What gives a program another clock, to be its `LD_PRELOAD` (Debian: libfaketime). `FAKETIME` says which; what measures durations stays.
+///
+/// # Panics
+/// If it is not there.
+pub fn faketime() -> PathBuf {
+    of_debian(&format!("/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1", std::env::consts::ARCH))
+}
+
 /// A `PATH` on which the clients of the given PostgreSQL majors stand first, then the system's own.
 pub fn path_with(majors: &[Major]) -> OsString {
     let system = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);

@@ -1,3 +1,4 @@
 //! Nothing is lost: faults, crashes, clocks, concurrency. Each test prints a row of docs/reliability.md.
 
+mod lease;
 mod secrets;
