@@ -12,7 +12,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, MappedLocalTime, NaiveDateTime, TimeZone, Utc};
+use chrono::{DateTime, MappedLocalTime, NaiveDateTime, SubsecRound, TimeZone, Utc};
 use chrono_tz::{GapInfo, Tz};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
@@ -79,6 +79,7 @@ impl Schedule {
 
     /// The first slot after `after`.
     pub fn next_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let after = after.trunc_subsecs(0);
         if self.hourly {
             return self.cron.find_next_occurrence(&self.local(after), false).ok().map(|t| t.to_utc());
         }
@@ -100,6 +101,8 @@ impl Schedule {
 
     /// The newest slot that is not after `until`.
     pub fn previous_slot(&self, until: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        // with a fraction of a second croner finds one that is yet to come, where the first of two equal hours ends
+        let until = until.trunc_subsecs(0);
         if self.hourly {
             return self.cron.find_previous_occurrence(&self.local(until), true).ok().map(|t| t.to_utc());
         }

@@ -249,3 +249,28 @@ fn a_run_lives_through_steps_of_its_clock() {
     Row { scenario: "the clock of a machine steps while a run holds its lease", faults: "by two hours, both ways", runs: steps.len() }
         .print();
 }
+
+/// A clock that lags behind shows the same second again, later: the slot at which both hosts run, for one.
+#[test]
+fn two_hosts_in_the_same_second_of_their_clocks_never_write_to_one_backup() {
+    let site = Site::new();
+    let sleeper = site.slow().with_clock("2026-06-01 03:00:00");
+    let mut sleeping = sleeper.spawn(&["backup"]);
+    assert_eq!(site.begun(&mut sleeping), "default-2026-06-01-030000");
+    signal(&sleeping, Signal::STOP);
+    site.change_lease(age);
+    // a second takes half a minute there
+    let other = site.worker("").with_clock("@2026-06-01 03:00:00 x0.033");
+    let kept = other.backup();
+    assert_eq!(kept, "default-2026-06-01-030001");
+    signal(&sleeping, Signal::CONT);
+    Outcome::of(sleeping).expect_code(3).expect_message("was lost");
+    assert_eq!(names(&other), [kept.as_str()]);
+    site.assert_restores(&other, &kept);
+    Row {
+        scenario: "two hosts whose clocks show the same second at different times",
+        faults: "one sleeps past its lease, having stored nothing",
+        runs: 1,
+    }
+    .print();
+}
