@@ -196,7 +196,8 @@ fn into_other_places_both_ends_are_reached_too() {
     let (url, rdb, tree) = (house.site.postgres.url("other"), out.join("dump.rdb"), out.join("media"));
     let into = [format!("postgres={url}"), format!("redis=file://{}", rdb.display()), format!("media={}", tree.display())];
     let into: Vec<&str> = into.iter().flat_map(|into| ["--into", into]).collect();
-    for at in 2..STEPS {
+    // each component staged, each switched, all switched
+    for at in [4, 5, 7, 8] {
         for end in [End::Resume, End::Rollback] {
             assert!(house.kill(&[house.args(), into.clone()].concat(), at, Side::After), "there is no step {at}");
             let flag = if end == End::Resume { "--resume" } else { "--rollback" };
@@ -250,6 +251,9 @@ fn in_a_mounted_volume_both_ends_are_reached_too() {
 #[test]
 fn a_server_that_dies_before_the_switch_loses_nothing() {
     let mut house = House::new();
+    // what a crash takes from every server, tables without a log and steps of sequences, is gone before
+    house.site.postgres.stop();
+    house.site.postgres.start_again();
     let old = house.site.state();
     let gate = house.gate(3, Side::Before);
     let program = house.behind(&gate);
