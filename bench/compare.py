@@ -274,6 +274,7 @@ def main():
     measure(meter, listings, arguments.rounds, None)
     for row in listings:
         figures.append(figure(f"listbackups, {arguments.manifests} in {row.name}", median(row.samples, "wall"), "s", 2))
+        figures.append(figure(f"peak RSS, {arguments.manifests} in {row.name}", median(row.samples, "peak"), "MiB", 128))
     starts = [worker.start(s.backstay("zstd", 3, many, "worker"), s.env, s.work) for _ in range(max(3, arguments.rounds))]
     figures.append(figure("worker: start to ready", statistics.median(ready for ready, _ in starts), "s", 0.3))
     figures.append(figure("worker: idle RSS", statistics.median(rss for _, rss in starts), "MiB", 20))
