@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::support::{Backstay, Major, Postgres, Row, Scratch, Seaweed, Tree, assert_same_tree, toml};
 
-/// As SECURITY.md lists them.
-const BACKUP: [&str; 5] = ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"];
+/// What the documentation tells operators to use.
+const DOCUMENTED: &str = include_str!("../../../deploy/s3-policy.json");
 
 /// What of it no backup can do without.
 const WRITE: [&str; 4] = ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"];
@@ -27,14 +27,17 @@ struct House {
     tree: Scratch,
 }
 
+fn documented() -> Value {
+    serde_json::from_str(&DOCUMENTED.replace("BUCKET", Seaweed::BUCKET)).expect("a policy")
+}
+
 impl House {
-    fn new(identities: &[(&str, &[&str])]) -> Self {
-        let identities: Vec<(&str, Value)> = identities.iter().map(|(name, actions)| (*name, policy(actions))).collect();
+    fn new(identities: &[(&str, Value)]) -> Self {
         let tree = Scratch::new();
         // more than one part
         tree.write("media/large", blake3_noise(12 << 20));
         tree.write("media/small", "small");
-        Self { server: Seaweed::start_with(&identities), tree }
+        Self { server: Seaweed::start_with(identities), tree }
     }
 
     /// The program with the rights of that identity.
@@ -58,7 +61,7 @@ fn blake3_noise(len: usize) -> Vec<u8> {
 
 #[test]
 fn the_documented_policy_is_enough_for_everything() {
-    let house = House::new(&[("backup", &BACKUP)]);
+    let house = House::new(&[("backup", documented())]);
     let program = house.program("backup", "keep_last = 1\n");
     let first = program.backup();
     house.tree.write("media/small", "changed");
@@ -79,7 +82,7 @@ fn the_documented_policy_is_enough_for_everything() {
 
 #[test]
 fn a_credential_that_may_not_delete_backs_up_and_another_retains() {
-    let house = House::new(&[("writer", &WRITE), ("keeper", &BACKUP)]);
+    let house = House::new(&[("writer", policy(&WRITE)), ("keeper", documented())]);
     let writer = house.program("writer", "keep_last = 1000\n");
     // one after the other: the lease of the first is given back without being deleted
     let names = [writer.backup(), writer.backup(), writer.backup()];
@@ -96,7 +99,7 @@ fn a_credential_that_may_not_delete_backs_up_and_another_retains() {
 
 #[test]
 fn a_credential_that_may_only_read_restores() {
-    let house = House::new(&[("reader", &READ)]);
+    let house = House::new(&[("reader", policy(&READ))]);
     let name = house.program(&house.server.access_key, "").backup();
     let before = Tree::of(&house.tree.join("media"));
     house.tree.write("media/small", "lost");
