@@ -3,7 +3,7 @@
 //! Invariant: a backup exists exactly when its manifest exists. Artifacts are stored first and the manifest last; a removal takes the
 //! manifest first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -105,6 +105,14 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::NotFound`] and [`CatalogError::Damaged`] besides those of the target.
     pub async fn find(&self, name: &BackupName) -> Result<Manifest, CatalogError> {
+        match self.find_once(name).await {
+            // it may have been changed on its way
+            Err(CatalogError::Damaged { .. }) => self.find_once(name).await,
+            found => found,
+        }
+    }
+
+    async fn find_once(&self, name: &BackupName) -> Result<Manifest, CatalogError> {
         let Some(bytes) = self.read(name).await? else { return Err(CatalogError::NotFound(name.clone())) };
         let damaged = |source| CatalogError::Damaged { name: name.clone(), target: self.target.name().to_string(), source };
         let manifest = Manifest::from_bytes(&bytes).map_err(damaged)?;
@@ -142,6 +150,13 @@ impl Catalog {
 
     /// `None`: there is no such backup.
     async fn look(&self, name: BackupName) -> Result<Option<Entry>, StorageError> {
+        match self.look_once(name.clone()).await {
+            Ok(Some(Entry::Damaged(..))) => self.look_once(name).await,
+            found => found,
+        }
+    }
+
+    async fn look_once(&self, name: BackupName) -> Result<Option<Entry>, StorageError> {
         let Some(bytes) = self.read(&name).await? else { return Ok(None) };
         let summary = Summary::from_bytes(&bytes).and_then(|summary| in_place(&name, &summary.name, &summary.job).map(|()| summary));
         Ok(Some(summary.map_or_else(|error| Entry::Damaged(name, error), |summary| Entry::Sound(Box::new(summary)))))
@@ -168,12 +183,48 @@ impl Catalog {
     pub async fn commit(&self, manifest: &Manifest) -> Result<(), StorageError> {
         let layout = self.target.layout();
         let bytes = manifest.to_bytes();
-        self.target.write(&layout.sums(&manifest.name), sums(manifest, &bytes).into(), TEXT).await?;
-        self.target.create(&layout.manifest(&manifest.name), bytes.into(), JSON).await
+        let sums = Bytes::from(sums(manifest, &bytes));
+        self.target.write(&layout.sums(&manifest.name), sums.clone(), TEXT).await?;
+        self.settle(&layout.sums(&manifest.name), sums, TEXT).await?;
+        let bytes = Bytes::from(bytes);
+        self.target.create(&layout.manifest(&manifest.name), bytes.clone(), JSON).await?;
+        self.settle(&layout.manifest(&manifest.name), bytes, JSON).await
     }
 
-    /// Whether the list of checksums is the one that belongs to the manifest. A list that is missing does not.
+    /// Sees that what was just stored is what was sent: not every server looks, and what proves the artifacts must itself be whole.
+    async fn settle(&self, key: &Path, bytes: Bytes, content_type: &'static str) -> Result<(), StorageError> {
+        if self.is_stored(key, &bytes).await {
+            return Ok(());
+        }
+        self.target.write(key, bytes.clone(), content_type).await?;
+        match self.is_stored(key, &bytes).await {
+            true => Ok(()),
+            false => Err(StorageError::Garbled { target: self.target.name().clone(), key: key.to_string() }),
+        }
+    }
+
+    /// False only if other bytes came twice. A right to read is nothing that a backup must have.
+    async fn is_stored(&self, key: &Path, bytes: &Bytes) -> bool {
+        for _ in 0..2 {
+            match self.target.read(key, manifest::MAX_BYTES).await {
+                Ok(found) if found != *bytes => {}
+                Ok(_) => return true,
+                Err(error) => {
+                    tracing::debug!("what was stored could not be read back: {}", describe(&error));
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether the list of checksums is the one that belongs to the manifest. A list that is missing does not. One that differs is read a
+    /// second time.
     pub async fn sums_match(&self, manifest: &Manifest) -> Result<bool, StorageError> {
+        Ok(self.sums_match_once(manifest).await? || self.sums_match_once(manifest).await?)
+    }
+
+    async fn sums_match_once(&self, manifest: &Manifest) -> Result<bool, StorageError> {
         let layout = self.target.layout();
         let expected = sums(manifest, &self.target.read(&layout.manifest(&manifest.name), manifest::MAX_BYTES).await?);
         match self.target.read(&layout.sums(&manifest.name), manifest::MAX_BYTES).await {
@@ -213,15 +264,12 @@ impl Catalog {
     /// Removes a backup: from the first deletion on it does not exist. Touches only what the manifest names.
     pub async fn remove(&self, manifest: &Manifest) -> Result<(), StorageError> {
         let layout = self.target.layout();
-        self.target.delete(&layout.manifest(&manifest.name)).await?;
+        self.withdraw(&manifest.name).await?;
         for artifact in manifest.artifacts() {
             self.target.delete(&layout.artifact(&manifest.name, &artifact.path)).await?;
         }
         self.target.delete(&layout.sums(&manifest.name)).await?;
-        for object in self.target.list(&layout.verdicts_of(&manifest.name)).await? {
-            self.target.delete(&object.location).await?;
-        }
-        Ok(())
+        self.forget(&manifest.name).await
     }
 
     /// Removes what runs of `job` that never committed have left, a day after they began. Only objects that such a run would have written
@@ -238,12 +286,42 @@ impl Catalog {
                 Err(error) => tracing::warn!("could not remove what an unfinished run had left: {}", describe(&error)),
             }
         }
-        // the caller holds the lease of the job: nobody is at work on any of its backups
-        let dead = |name: &BackupName| name.job() == job && now - name.created() >= GRACE;
-        if let Err(error) = self.target.sweep(dead).await {
+        if let Err(error) = self.sweep_verdicts(job, now).await {
+            tracing::warn!("could not remove what was found of backups that are no more: {}", describe(&error));
+        }
+        if let Err(error) = self.target.sweep(job, now - GRACE).await {
             tracing::warn!("could not remove what an unfinished run had left: {}", describe(&error));
         }
         Ok(swept)
+    }
+
+    /// A removal that was interrupted has left those of a backup that is no more.
+    async fn sweep_verdicts(&self, job: &JobName, now: DateTime<Utc>) -> Result<(), StorageError> {
+        let old = |name: &BackupName| name.job() == job && now - name.created() >= GRACE;
+        let names: BTreeSet<BackupName> = self.verdicts().await?.into_keys().filter(old).collect();
+        for name in names {
+            if !self.exists(&name).await? {
+                self.forget(&name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the manifest only: from then on there is no backup of that name.
+    pub async fn withdraw(&self, name: &BackupName) -> Result<(), StorageError> {
+        self.target.delete(&self.target.layout().manifest(name)).await
+    }
+
+    async fn forget(&self, name: &BackupName) -> Result<(), StorageError> {
+        for object in self.target.list(&self.target.layout().verdicts_of(name)).await? {
+            self.target.delete(&object.location).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is a backup of that name, sound or not. A list may lack an object that is there, so its manifest itself is asked for.
+    pub async fn exists(&self, name: &BackupName) -> Result<bool, StorageError> {
+        Ok(self.target.look_at(&self.target.layout().manifest(name)).await?.is_some())
     }
 
     async fn sweep_one(&self, name: &BackupName, now: DateTime<Utc>) -> Result<bool, StorageError> {
@@ -252,6 +330,9 @@ impl Catalog {
         let manifest = self.target.layout().manifest(name);
         let young = objects.iter().any(|o| now - o.last_modified < GRACE);
         if objects.is_empty() || young || objects.iter().any(|o| o.location == manifest) {
+            return Ok(false);
+        }
+        if self.exists(name).await? {
             return Ok(false);
         }
         for object in &objects {

@@ -100,7 +100,7 @@ pub async fn list(target: &Target) -> Result<Vec<Dump>, StorageError> {
 /// Those of the target.
 pub async fn find(target: &Target, file: &str) -> Result<Option<Dump>, StorageError> {
     let Some(path) = path(file).filter(|_| is_dump(file)) else { return Ok(None) };
-    let found = target.look_at(&path).await?;
+    let found = target.look_at(&target.layout().legacy(&path)).await?;
     Ok(found.map(|object| Dump { file: file.to_owned(), created: created(file).unwrap_or(object.last_modified), bytes: object.size }))
 }
 

@@ -265,7 +265,14 @@ impl Restore {
             tracing::info!(component = %component.name, "staging");
             let run = RunContext { cancel: cancel.child_token(), id, ..RunContext::default() };
             let stored = StoredComponent { component: component.clone(), open: self.open.clone() };
-            match part.restorer.stage(&stored, &part.options, &run).await {
+            let mut result = part.restorer.stage(&stored, &part.options, &run).await;
+            // what failed has left nothing, so that it can be done anew
+            if let Err(error) = &result
+                && fetch::is_sound_after_all(&self.open, component, error).await
+            {
+                result = part.restorer.stage(&stored, &part.options, &run).await;
+            }
+            match result {
                 Ok(state) => {
                     let noted = log.staged(at, state.record()).await;
                     staged.push((component.name.clone(), state));

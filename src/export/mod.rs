@@ -143,7 +143,14 @@ async fn write(open: &ArtifactOpener, manifest: &Manifest, components: &[&Compon
         DirBuilder::new().mode(0o700).create(&folder).await.map_err(|source| ExportError::Write { path: folder.clone(), source })?;
         for artifact in &component.artifacts {
             let plain = plain_path(artifact);
-            let sha256 = copy(open, artifact, &directory.join(&plain)).await?;
+            let to = directory.join(&plain);
+            let sha256 = match copy(open, artifact, &to).await {
+                Err(error) if fetch::is_sound_after_all(open, component, &error).await => {
+                    tokio::fs::remove_file(&to).await.map_err(|source| ExportError::Write { path: to.clone(), source })?;
+                    copy(open, artifact, &to).await?
+                }
+                copied => copied?,
+            };
             sums.push_str(&format!("{sha256}  {plain}\n"));
             exported.files.push(plain);
             exported.bytes += artifact.raw_bytes;

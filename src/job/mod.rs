@@ -198,18 +198,19 @@ impl Run<'_> {
         let manifest = self.manifest(name, components);
         let mut pruned = Vec::new();
         for (lane, lease) in self.lanes.iter().zip(leases) {
-            let mut taken = false;
+            let (mut taken, mut unsure) = (false, false);
             if lane.failure().is_none()
                 && let Err(error) = self.commit(lane, lease, &manifest).await
             {
                 // then what lies there belongs to another backup
                 taken = matches!(error, StorageError::Occupied { .. });
+                unsure = error.is_unsure();
                 lane.fail(&error);
             }
             let mut report = TargetReport { name: lane.target().name().clone(), failure: lane.failure(), prune_failures: Vec::new() };
             if report.failure.is_some() {
                 if !taken {
-                    retract(lane, &manifest).await;
+                    retract(lane, &manifest, unsure).await;
                 }
             } else if manifest.status == Status::Complete && self.request.replaced_by.is_none() {
                 let catalog = Catalog::new(lane.target().clone());
@@ -432,9 +433,12 @@ impl Run<'_> {
 }
 
 /// Removes what a target holds of a backup that is not to be there, in the order of every removal: a store may have kept a manifest whose
-/// answer was lost, and that manifest must never outlive its artifacts.
-async fn retract(lane: &Lane, manifest: &Manifest) {
-    if let Err(error) = Catalog::new(lane.target().clone()).remove(manifest).await {
+/// answer was lost, and that manifest must never outlive its artifacts. `unsure`: it may even arrive there later. Then only the manifest is
+/// removed, and the artifacts are left to the sweep, which removes them when a day has passed without one.
+async fn retract(lane: &Lane, manifest: &Manifest, unsure: bool) {
+    let catalog = Catalog::new(lane.target().clone());
+    let removed = if unsure { catalog.withdraw(&manifest.name).await } else { catalog.remove(manifest).await };
+    if let Err(error) = removed {
         tracing::warn!("{}; what is left of {} is removed a day from now if it has no manifest", describe(&error), manifest.name);
     }
 }

@@ -54,6 +54,24 @@ impl UnpackError {
     pub fn is_damage(&self) -> bool {
         !matches!(self, Self::Fetch { .. })
     }
+
+    /// Whether other bytes came than were written. To read them again may bring the right ones.
+    pub fn is_different(&self) -> bool {
+        !matches!(self, Self::Fetch { .. } | Self::Missing { .. })
+    }
+
+    /// Of the artifact.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Fetch { path, .. }
+            | Self::Missing { path, .. }
+            | Self::Size { path, .. }
+            | Self::Stored { path }
+            | Self::Decode { path, .. }
+            | Self::RawSize { path, .. }
+            | Self::Raw { path } => path,
+        }
+    }
 }
 
 /// The raw stream of `artifact`, read from `stored`. Errors are [`UnpackError`] in an [`io::Error`].

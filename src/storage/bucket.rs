@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3, AwsAuthorizer};
-use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
+use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody};
 use object_store::multipart::PartId;
 use object_store::path::Path;
 use object_store::signer::{HeaderValue, Method, Signer};
@@ -16,14 +16,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::OnceCell;
 use url::Url;
 
+use super::client::Connector;
 use super::error::element;
-
-/// A server that copies some gigabytes may say nothing for so long.
-const COPY_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// How often a request is repeated, and after how long the first time; doubled each time.
-const RETRIES: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+use super::retry::Retries;
 
 /// What a key keeps in a URL and in `x-amz-copy-source`.
 const KEY: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
@@ -60,7 +55,7 @@ enum Failure {
 impl Bucket {
     /// `options` are those that the store was built with.
     pub(super) fn new(store: AmazonS3, name: &str, region: String, options: ClientOptions) -> Self {
-        Self { store, name: name.to_owned(), region, options: options.with_read_timeout(COPY_TIMEOUT), client: Arc::default() }
+        Self { store, name: name.to_owned(), region, options, client: Arc::default() }
     }
 
     pub(super) fn store(&self) -> &AmazonS3 {
@@ -97,22 +92,21 @@ impl Bucket {
     }
 
     async fn send(&self, method: Method, url: &Url, header: Option<(&'static str, String)>) -> Result<String> {
-        let mut retries = 0;
+        let mut retries = Retries::new();
         loop {
-            match self.attempt(method.clone(), url, header.as_ref()).await {
+            let error = match self.attempt(method.clone(), url, header.as_ref()).await {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Passing(error)) if retries < RETRIES => {
-                    tracing::debug!(%error, "a request to S3 is repeated");
-                    tokio::time::sleep(FIRST_PAUSE * 2u32.pow(retries)).await;
-                    retries += 1;
-                }
-                Err(Failure::Passing(error) | Failure::Lasting(error)) => return Err(error),
-            }
+                Err(Failure::Lasting(error)) => return Err(error),
+                Err(Failure::Passing(error)) => error,
+            };
+            let Some(pause) = retries.next() else { return Err(error) };
+            tracing::debug!(%error, ?pause, "a request to S3 is repeated");
+            tokio::time::sleep(pause).await;
         }
     }
 
     async fn attempt(&self, method: Method, url: &Url, header: Option<&(&'static str, String)>) -> Result<String, Failure> {
-        let client = self.client.get_or_try_init(async || ReqwestConnector::default().connect(&self.options)).await;
+        let client = self.client.get_or_try_init(async || Connector.connect(&self.options)).await;
         let client = client.map_err(Failure::Lasting)?;
         let credential = self.store.credentials().get_credential().await.map_err(Failure::Passing)?;
         let mut request = HttpRequest::new(HttpRequestBody::empty());

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -16,6 +17,7 @@ use tokio::sync::OnceCell;
 
 use super::bucket::Bucket;
 use super::layout::Layout;
+use super::upload::completed_after_all;
 
 /// The largest part of S3, and the largest object that it copies into one, in bytes.
 const LARGEST_PART: u64 = 5 << 30;
@@ -95,6 +97,7 @@ struct Group {
     id: OnceCell<MultipartId>,
     whole: u32,
     stored: Mutex<BTreeMap<u32, PartId>>,
+    bytes: AtomicU64,
 }
 
 impl Composer {
@@ -203,7 +206,7 @@ impl MultipartUpload for Composer {
 impl Composed {
     fn group(&self, index: u32, whole: u32) -> Arc<Group> {
         let key = self.layout.pieces_of(&self.key).join(format!("{index:05}"));
-        let group = Arc::new(Group { index, key, id: OnceCell::new(), whole, stored: Mutex::default() });
+        let group = Arc::new(Group { index, key, id: OnceCell::new(), whole, stored: Mutex::default(), bytes: AtomicU64::new(0) });
         held(&self.groups).insert(index, group.clone());
         group
     }
@@ -218,6 +221,7 @@ impl Composed {
     async fn piece(&self, group: &Group, place: u32, data: PutPayload) -> Result<()> {
         let store = self.bucket.store();
         let id = group.id.get_or_try_init(|| store.create_multipart(&group.key)).await?;
+        group.bytes.fetch_add(data.content_length() as u64, Ordering::SeqCst);
         let piece = store.put_part(&group.key, id, place as usize, data).await?;
         let complete = {
             let mut stored = held(&group.stored);
@@ -231,7 +235,8 @@ impl Composed {
         let store = self.bucket.store();
         let pieces: Vec<PartId> = held(&group.stored).values().cloned().collect();
         let id = group.id.get().ok_or_else(|| failed(io::Error::other("a part has no pieces")))?;
-        store.complete_multipart(&group.key, id, pieces).await?;
+        let completed = store.complete_multipart(&group.key, id, pieces).await.map(drop);
+        completed_after_all(store, &group.key, group.bytes.load(Ordering::SeqCst), completed).await?;
         let part = self.bucket.copy_part(&group.key, &self.key, &self.id, group.index).await?;
         held(&self.parts).insert(group.index, part);
         match store.delete(&group.key).await {

@@ -46,6 +46,8 @@ pub enum StorageError {
     Changed { target: TargetName, key: String },
     #[error("target `{target}` already holds another `{key}`")]
     Occupied { target: TargetName, key: String },
+    #[error("`{key}` in target `{target}` is stored otherwise than it was sent")]
+    Garbled { target: TargetName, key: String },
     #[error("target `{target}` did not take a part of `{key}` within {}", humantime::format_duration(*after))]
     Stalled { target: TargetName, key: String, after: Duration },
     #[error("the upload of `{key}` to target `{target}` was cancelled")]
@@ -71,7 +73,10 @@ impl fmt::Display for Cause {
             innermost = cause;
         }
         // a status without a body has no cause below it that says more
-        if text.contains("non-2xx status code") { f.write_str(&text) } else { write!(f, "{innermost}") }
+        match text.rsplit_once("non-2xx status code: ") {
+            Some((_, status)) => write!(f, "the store answered {}", status.trim_end_matches([' ', ':'])),
+            None => write!(f, "{innermost}"),
+        }
     }
 }
 
@@ -108,6 +113,12 @@ impl StorageError {
         }
     }
 
+    /// Whether a store has not answered a request, so that it may have been done, or may be done yet.
+    pub fn is_unsure(&self) -> bool {
+        let Self::Call { source: Cause(error @ object_store::Error::Generic { store: "S3", .. }), .. } = self else { return false };
+        !error.to_string().contains("status code")
+    }
+
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Busy { .. })
     }
@@ -121,6 +132,7 @@ impl StorageError {
             }
             Self::LeaseLost { .. } => "Look for a suspended host or a second worker with the same job.",
             Self::Changed { .. } => "Find out who writes there: artifacts are never changed by Backstay.",
+            Self::Garbled { .. } => "Reach the target by https, or set `checksum = \"sha256\"`; look for what changes bytes on the way.",
             Self::Occupied { .. } => "Nothing was overwritten. Run again.",
             Self::Stalled { .. } => "Check the network and the store; `stall_timeout` of the job sets the limit.",
             Self::Cancelled { .. } => return None,

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::stream::StreamExt;
@@ -54,6 +55,36 @@ pub(super) fn hand_over(root: &Path, path: &Path) -> io::Result<()> {
     std::os::unix::fs::lchown(path, Some(owner.uid()), Some(owner.gid()))
 }
 
+/// Removes what writes that never ended have left in the tree `dir`: files under the names that object_store gives them until they are whole
+/// (`name#1`), if they were last written `before`, and directories that hold nothing, `dir` too.
+pub(super) fn sweep(dir: &Path, before: Option<SystemTime>) -> io::Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        if kind.is_dir() {
+            sweep(&path, before)?;
+        } else if kind.is_file() && entry.file_name().to_str().is_some_and(is_unfinished) {
+            let age = |before: SystemTime| entry.metadata().and_then(|meta| meta.modified()).map(|written| written < before);
+            if before.map_or(Ok(true), age)? {
+                std::fs::remove_file(&path)?;
+            }
+        }
+    }
+    match std::fs::remove_dir(dir) {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn is_unfinished(name: &str) -> bool {
+    let number = name.rsplit_once('#').map(|(_, number)| number);
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// The `size` bytes of `file`, read by one thread from front to back.
 pub(super) fn stream(target: Target, key: object_store::path::Path, file: File, size: u64) -> Stored {
     let (out, blocks) = mpsc::channel(BLOCKS_AHEAD);
@@ -98,6 +129,31 @@ fn read(mut file: File, out: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_write_that_never_ended_is_removed_and_nothing_else_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let backup = dir.path().join("backup");
+        for path in ["media/media.tar#1", "dead/deep/b.tar#12", "notes/a#b", "notes/#", "notes/c#", "plain"] {
+            let path = backup.join(path);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("created");
+            std::fs::write(path, "x").expect("written");
+        }
+        std::os::unix::fs::symlink(dir.path(), backup.join("link#1")).expect("a link");
+        let names = |dir: &Path| -> Vec<String> {
+            let mut names: Vec<_> =
+                std::fs::read_dir(dir).expect("read").flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        };
+        // one that was just written to may still be whole in a moment
+        sweep(&backup, Some(SystemTime::UNIX_EPOCH)).expect("swept");
+        assert_eq!(names(&backup), ["dead", "link#1", "media", "notes", "plain"]);
+        sweep(&backup, None).expect("swept");
+        assert_eq!(names(&backup), ["link#1", "notes", "plain"]);
+        assert_eq!(names(&backup.join("notes")), ["#", "a#b", "c#"]);
+        sweep(&dir.path().join("missing"), None).expect("nothing to do");
+    }
 
     #[test]
     fn what_root_stores_is_given_to_the_owner_of_the_target() {

@@ -81,6 +81,11 @@ impl Layout {
         self.leases(subject).join(format!("{unique}.mark"))
     }
 
+    /// Those of all restores.
+    pub(super) fn leases_of_restores(&self) -> Path {
+        self.key(".backstay/leases/.restore")
+    }
+
     /// The journals of restores that have not ended.
     pub fn restores(&self) -> Path {
         self.key(RESTORES)

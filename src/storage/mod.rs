@@ -1,6 +1,7 @@
 //! Targets: where backups go, over any [`object_store::ObjectStore`].
 
 mod bucket;
+mod client;
 mod compose;
 mod error;
 mod file;
@@ -10,6 +11,7 @@ mod limit;
 mod options;
 mod owner;
 mod read;
+mod retry;
 mod s3;
 mod sweep;
 mod target;

@@ -1,8 +1,8 @@
 //! An artifact on its way back: ranges that are read ahead side by side and handed on in order.
 //!
 //! One TCP stream over a long way is slow, so several ranges are under way at once. All are of one version of the object: each is asked for
-//! with the ETag of the first answer, and compared with it. A range that breaks is asked for again from where it stopped; this is the only
-//! place that does so, after object_store has repeated the request itself.
+//! with the ETag of the first answer, and compared with it. A range that breaks is asked for again from where it stopped, after object_store
+//! has repeated the request itself.
 //!
 //! Memory: a stream always has its next range, and further ones only as long as the target has room for them ([`Target::ahead`]). It never
 //! waits for that room, so streams of which one is read after the other cannot block each other.
@@ -10,7 +10,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
@@ -21,6 +20,7 @@ use tokio::task::JoinSet;
 
 use super::error::{StorageError, refuses_ranges};
 use super::file;
+use super::retry::Retries;
 use super::target::Target;
 
 /// Bytes of a range. A smaller object is read by one request.
@@ -31,10 +31,6 @@ const PARALLEL: usize = 4;
 
 /// Ranges that all streams of a target may read ahead together.
 pub(super) const AHEAD: usize = 4;
-
-/// How often a range is asked for again, and after how long the first time; doubled each time.
-const RETRIES: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The bytes of an artifact; ends only after the last of them.
 pub type Stored = BoxStream<'static, Result<Bytes, StorageError>>;
@@ -144,15 +140,13 @@ struct Object {
 impl Object {
     async fn fetch(self, range: Range<u64>, mut body: Option<Body>, out: mpsc::UnboundedSender<Result<Bytes, StorageError>>) {
         let mut at = range.start;
-        let mut retries = 0;
+        let mut retries = Retries::new();
         while let Err(error) = self.receive(&mut at, range.end, body.take(), &out).await {
-            if error.is_permanent() || retries == RETRIES {
+            let Some(pause) = retries.next().filter(|_| !error.is_permanent()) else {
                 // a reader that is gone needs no error
                 let _ = out.send(Err(error));
                 return;
-            }
-            let pause = FIRST_PAUSE * 2u32.pow(retries);
-            retries += 1;
+            };
             tracing::info!(target = %self.target.name(), key = %self.key, at, "a download broke, it goes on in {pause:?}: {error}");
             tokio::time::sleep(pause).await;
         }

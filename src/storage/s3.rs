@@ -3,22 +3,18 @@
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
-use object_store::{Certificate, ClientOptions, RetryConfig};
+use object_store::{Certificate, ClientOptions};
 use url::Url;
 
 use super::bucket::Bucket;
+use super::client::Connector;
 use super::error::StorageError;
 use super::options::{Addressing, Checksum, S3Options};
+use super::retry;
 use crate::name::TargetName;
 use crate::secret::{Revealed, Secret};
 
-/// A store that sends nothing for so long is asked again.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long one request is retried, and how often.
-const RETRY_FOR: Duration = Duration::from_secs(60);
-const RETRIES: usize = 6;
 
 pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Result<Bucket, StorageError> {
     let setup = |source: Box<dyn std::error::Error + Send + Sync>| StorageError::Setup { target: target.clone(), source };
@@ -26,10 +22,9 @@ pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Re
         secret.as_ref().map(Secret::reveal).transpose().map_err(|source| StorageError::Secret { target: target.clone(), source })
     };
 
-    // The whole-request timeout would cut a long body: what must not stand still is each read.
+    // The whole-request timeout would cut a long body: what must not stand still is each read, which `Connector` sees to.
     let mut client = ClientOptions::new()
         .with_timeout_disabled()
-        .with_read_timeout(READ_TIMEOUT)
         .with_connect_timeout(CONNECT_TIMEOUT)
         .with_allow_http(options.allow_http)
         .with_allow_invalid_certificates(options.insecure_skip_verify);
@@ -47,7 +42,8 @@ pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Re
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_client_options(client.clone())
-        .with_retry(RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_FOR, ..RetryConfig::default() })
+        .with_http_connector(Connector)
+        .with_retry(retry::config())
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_allow_http(options.allow_http);
     let virtual_hosted = match options.addressing {

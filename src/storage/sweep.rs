@@ -1,12 +1,29 @@
-//! What dead runs have left in a target besides objects of backups: pieces of large parts, and uploads that never ended.
+//! What the dead have left in a target besides objects of backups: pieces of large parts, uploads that never ended, leases of restores. In
+//! a directory there are also files that were to be renamed, which no listing shows, and directories without a file.
+
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
 
 use super::error::StorageError;
-use super::target::Target;
-use crate::name::BackupName;
+use super::file;
+use super::options::Location;
+use super::target::{Target, generic};
+use crate::name::{BackupName, JobName};
 
 impl Target {
-    /// Removes the pieces, and aborts the uploads, of backups that are `dead`. The caller knows that no run is at work on them.
-    pub async fn sweep(&self, dead: impl Fn(&BackupName) -> bool) -> Result<(), StorageError> {
+    /// Removes the pieces, and aborts the uploads, of backups of `job` that were begun `before`. The caller holds the lease of the job: no run
+    /// is at work on them. Likewise the leases of restores that were last renewed `before`, whoever held them.
+    pub async fn sweep(&self, job: &JobName, before: DateTime<Utc>) -> Result<(), StorageError> {
+        for lease in self.list(&self.layout().leases_of_restores()).await? {
+            if lease.last_modified < before {
+                self.delete(&lease.location).await?;
+            }
+        }
+        let dead = |name: &BackupName| name.job() == job && name.created() <= before;
+        if let Location::File(path) = self.location() {
+            return self.sweep_directory(path, job, before).await;
+        }
         let of_the_dead = |key: &object_store::path::Path| self.layout().backup_of(key).is_some_and(|name| dead(&name));
         for piece in self.list(&self.layout().all_pieces()).await? {
             if of_the_dead(&piece.location) {
@@ -30,5 +47,19 @@ impl Target {
             }
         }
         Ok(())
+    }
+
+    async fn sweep_directory(&self, path: &Path, job: &JobName, before: DateTime<Utc>) -> Result<(), StorageError> {
+        let dead = self.backup_names().await?.into_iter().filter(|name| name.job() == job && name.created() <= before);
+        let dead: Vec<_> = dead.map(|name| path.join(self.layout().backup(&name).as_ref())).collect();
+        let layout = self.layout();
+        // others may be writing there
+        let shared = [layout.leases(&job.into()), layout.restores(), layout.verdicts()].map(|key| path.join(key.as_ref()));
+        let swept = tokio::task::spawn_blocking(move || {
+            dead.iter().try_for_each(|dir| file::sweep(dir, None))?;
+            shared.iter().try_for_each(|dir| file::sweep(dir, Some(before.into())))
+        });
+        let root = layout.root();
+        swept.await.unwrap_or_else(|e| Err(e.into())).map_err(|source| self.call("sweep", &root)(generic(source)))
     }
 }

@@ -100,6 +100,10 @@ impl Target {
         self.bucket.as_ref()
     }
 
+    pub(super) fn location(&self) -> &Location {
+        &self.location
+    }
+
     pub(super) fn is_local(&self) -> bool {
         matches!(self.location, Location::File(_))
     }
@@ -177,13 +181,12 @@ impl Target {
         read::open(self, self.layout.legacy(path), stored_bytes).await
     }
 
-    /// Size and time of an object that lies at the root; `None` if it is not there.
-    pub async fn look_at(&self, path: &ArtifactPath) -> Result<Option<object_store::ObjectMeta>, StorageError> {
-        let key = self.layout.legacy(path);
-        match self.store.head(&key).await {
+    /// Size and time of an object; `None` if it is not there.
+    pub async fn look_at(&self, key: &Path) -> Result<Option<object_store::ObjectMeta>, StorageError> {
+        match self.store.head(key).await {
             Ok(meta) => Ok(Some(meta)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(source) => Err(self.call("look at", &key)(source)),
+            Err(source) => Err(self.call("look at", key)(source)),
         }
     }
 

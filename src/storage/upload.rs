@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use object_store::path::Path;
-use object_store::{MultipartUpload, PutMultipartOptions, PutOptions, PutPayload};
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -59,7 +59,7 @@ impl Upload {
     /// Begins. `stall` is the longest that one part may take, once the target's limit lets it go.
     pub fn start(target: &Target, key: Path, content_type: &'static str, shape: Shape, stall: Duration, cancel: CancellationToken) -> Self {
         let (messages, inbox) = mpsc::channel(1);
-        let worker = Worker { target: target.clone(), key, content_type, shape, stall, parts: JoinSet::new() };
+        let worker = Worker { target: target.clone(), key, content_type, shape, stall, parts: JoinSet::new(), bytes: 0 };
         let task = tokio::spawn(worker.run(inbox, cancel));
         Self { messages, task }
     }
@@ -95,6 +95,8 @@ struct Worker {
     shape: Shape,
     stall: Duration,
     parts: JoinSet<Result<(), StorageError>>,
+    /// That were sent.
+    bytes: u64,
 }
 
 impl Worker {
@@ -155,7 +157,10 @@ impl Worker {
         match slot.as_mut() {
             None => self.put_whole(held.unwrap_or_default()).await,
             Some(upload) => {
-                self.in_time(upload.complete()).await?.map_err(self.target.call("complete the upload of", &self.key))?;
+                let completed = self.in_time(upload.complete()).await?.map(drop);
+                completed_after_all(self.target.store(), &self.key, self.bytes, completed)
+                    .await
+                    .map_err(self.target.call("complete the upload of", &self.key))?;
                 // from here on an abort would be an error of its own
                 *slot = None;
                 Ok(())
@@ -183,6 +188,7 @@ impl Worker {
         {
             flatten(part)?;
         }
+        self.bytes += piece.content_length() as u64;
         // to wait for the limit is no stall
         self.target.wait_for(piece.content_length() as u64).await;
         let (target, key, stall) = (self.target.clone(), self.key.clone(), self.stall);
@@ -204,6 +210,23 @@ impl Worker {
 
     fn cancelled(&self) -> StorageError {
         StorageError::Cancelled { target: self.target.name().clone(), key: self.key.to_string() }
+    }
+}
+
+/// An upload whose completion was done but not answered is not known any more when that is asked for again. Nobody else writes to `key`, so
+/// an object of as many `bytes` is ours.
+pub(super) async fn completed_after_all(
+    store: &dyn ObjectStore,
+    key: &Path,
+    bytes: u64,
+    completed: object_store::Result<()>,
+) -> object_store::Result<()> {
+    match completed {
+        Err(error @ object_store::Error::NotFound { .. }) => match store.head(key).await {
+            Ok(meta) if meta.size == bytes => Ok(()),
+            _ => Err(error),
+        },
+        completed => completed,
     }
 }
 

@@ -161,7 +161,7 @@ async fn a_download_that_always_breaks_is_an_error_and_one_that_is_not_there_is_
     let stored = Stored::new(3 * MIB).await;
     let (target, store) = stored.through(usize::MAX, true);
     stored.read(&target).await.expect_err("broken");
-    assert_eq!(store.broken.load(Ordering::SeqCst), 6, "the first and five more");
+    assert_eq!(store.broken.load(Ordering::SeqCst), 7, "the first and six more");
     let (target, _) = stored.through(0, true);
     stored.server.bucket(Seaweed::BUCKET).delete(&key()).await.expect("deleted");
     let begun = Instant::now();
