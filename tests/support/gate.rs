@@ -1,12 +1,12 @@
-//! A TCP relay in front of an S3 server that stops the world at one request: before the server hears of it, or before its answer is heard.
+//! A proxy in front of an S3 server that stops the world at one request: before the server hears of it, or before its answer is heard.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Child;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
+
+use super::proxy::{Fault, Proxy, Request};
 
 /// Of the request that is stopped at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,57 +22,65 @@ pub enum Side {
 /// Listens on a loopback port until the process ends.
 #[derive(Debug)]
 pub struct Gate {
-    port: u16,
-    shared: Arc<Shared>,
+    proxy: Proxy,
+    seen: Arc<AtomicUsize>,
+    hold: Arc<Hold>,
     reached: Receiver<()>,
 }
 
+/// Where the world stands still.
 #[derive(Debug)]
-struct Shared {
-    to: u16,
-    /// What a request that changes something holds, if it is of the kind.
-    mark: &'static str,
-    /// The number of the request to stop at, from 1.
-    at: usize,
-    side: Side,
-    seen: AtomicUsize,
+pub struct Hold {
     reached: Mutex<Sender<()>>,
     open: Mutex<bool>,
     opened: Condvar,
 }
 
+impl Hold {
+    pub(super) fn stop(&self) {
+        let _ = self.reached.lock().expect("no panic holds it").send(());
+        let mut open = self.open.lock().expect("no panic holds it");
+        while !*open {
+            open = self.opened.wait(open).expect("no panic holds it");
+        }
+    }
+}
+
 impl Gate {
+    /// At the `at`-th request, from 1, that changes something and holds `mark`.
     pub fn new(to: u16, mark: &'static str, at: usize, side: Side) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let port = listener.local_addr().expect("an address").port();
+        Self::among(to, at, side, move |request| !request.reads() && request.holds(mark))
+    }
+
+    /// At the `at`-th of all requests, from 1.
+    pub fn at(to: u16, at: usize, side: Side) -> Self {
+        Self::among(to, at, side, |_| true)
+    }
+
+    fn among(to: u16, at: usize, side: Side, which: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Self {
         let (sender, reached) = channel();
-        let shared = Arc::new(Shared {
-            to,
-            mark,
-            at,
-            side,
-            seen: AtomicUsize::new(0),
-            reached: Mutex::new(sender),
-            open: Mutex::new(false),
-            opened: Condvar::new(),
-        });
-        let gate = Self { port, shared: shared.clone(), reached };
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let shared = shared.clone();
-                std::thread::spawn(move || serve(&shared, client));
+        let hold = Arc::new(Hold { reached: Mutex::new(sender), open: Mutex::new(false), opened: Condvar::new() });
+        let seen = Arc::new(AtomicUsize::new(0));
+        let (held, counted) = (hold.clone(), seen.clone());
+        let proxy = Proxy::new(to, move |request| {
+            let number = which(request).then(|| counted.fetch_add(1, Ordering::SeqCst) + 1)?;
+            match side {
+                Side::Refused if number >= at => Some(Fault::Answer(403, "")),
+                Side::Before if number == at => Some(Fault::HeldBefore(held.clone())),
+                Side::After if number == at => Some(Fault::HeldAfter(held.clone())),
+                _ => None,
             }
         });
-        gate
+        Self { proxy, seen, hold, reached }
     }
 
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        self.proxy.endpoint()
     }
 
     /// Requests of the kind so far.
     pub fn seen(&self) -> usize {
-        self.shared.seen.load(Ordering::SeqCst)
+        self.seen.load(Ordering::SeqCst)
     }
 
     /// Waits until the world stands still; false if `child` ended before.
@@ -91,61 +99,7 @@ impl Gate {
 
     /// Lets the world go on.
     pub fn open(&self) {
-        *self.shared.open.lock().expect("no panic holds it") = true;
-        self.shared.opened.notify_all();
+        *self.hold.open.lock().expect("no panic holds it") = true;
+        self.hold.opened.notify_all();
     }
-}
-
-impl Shared {
-    fn is_marked(&self, bytes: &[u8]) -> bool {
-        let reads = bytes.starts_with(b"GET ") || bytes.starts_with(b"HEAD ");
-        !reads && bytes.windows(self.mark.len()).any(|window| window == self.mark.as_bytes())
-    }
-
-    fn stop(&self) {
-        let _ = self.reached.lock().expect("no panic holds it").send(());
-        let mut open = self.open.lock().expect("no panic holds it");
-        while !*open {
-            open = self.opened.wait(open).expect("no panic holds it");
-        }
-    }
-}
-
-fn serve(shared: &Arc<Shared>, mut client: TcpStream) {
-    let mut server = TcpStream::connect(("127.0.0.1", shared.to)).expect("connect to the server");
-    let (mut back, mut to_client) = (server.try_clone().expect("a second handle"), client.try_clone().expect("a second handle"));
-    let muted = Arc::new(AtomicBool::new(false));
-    let (mute, world) = (muted.clone(), shared.clone());
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 64 << 10];
-        while let Ok(n @ 1..) = back.read(&mut buffer) {
-            if mute.swap(false, Ordering::SeqCst) {
-                world.stop();
-            }
-            if to_client.write_all(&buffer[..n]).is_err() {
-                break;
-            }
-        }
-        let _ = to_client.shutdown(Shutdown::Both);
-    });
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(n @ 1..) = client.read(&mut buffer) {
-        if shared.is_marked(&buffer[..n]) {
-            let number = shared.seen.fetch_add(1, Ordering::SeqCst) + 1;
-            match shared.side {
-                Side::Refused if number >= shared.at => {
-                    let _ = client.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-                    break;
-                }
-                Side::Before if number == shared.at => shared.stop(),
-                Side::After if number == shared.at => muted.store(true, Ordering::SeqCst),
-                _ => {}
-            }
-        }
-        if server.write_all(&buffer[..n]).is_err() {
-            break;
-        }
-    }
-    let _ = server.shutdown(Shutdown::Both);
-    let _ = client.shutdown(Shutdown::Both);
 }

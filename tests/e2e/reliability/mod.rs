@@ -1,5 +1,8 @@
 //! Nothing is lost: faults, crashes, clocks, concurrency. Each test prints a row of docs/reliability.md.
 
+mod flight;
+mod kill;
 mod lease;
 mod privilege;
 mod secrets;
+mod store_calls;
