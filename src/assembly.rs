@@ -47,7 +47,16 @@ pub fn targets<'a>(
     access: Access,
 ) -> Vec<(TargetName, Result<Target, StorageError>)> {
     let options = |name: &TargetName| -> Option<&TargetOptions> { settings.targets.iter().find(|t| t.name == *name) };
-    names.into_iter().filter_map(options).map(|o| (o.name.clone(), Target::open(o, access))).collect()
+    let open = |options: &TargetOptions| {
+        // what a job allows its uploads, its downloads may take too
+        let stalls = settings.jobs.iter().filter(|job| job.targets.contains(&options.name)).map(|job| job.stall_timeout);
+        let target = Target::open(options, access);
+        match stalls.max() {
+            Some(stall) => target.map(|target| target.with_stall(stall)),
+            None => target,
+        }
+    };
+    names.into_iter().filter_map(options).map(|o| (o.name.clone(), open(o))).collect()
 }
 
 /// A job for one run.

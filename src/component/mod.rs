@@ -7,6 +7,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -87,6 +88,8 @@ pub struct RunContext {
     pub notes: Notes,
     /// Of a restore: the mark of everything that it makes for itself.
     pub id: RestoreId,
+    /// After how long without a byte a stream is cut: whoever waits for something that can be named, gives up before.
+    pub stall: Option<Duration>,
 }
 
 /// Facts and warnings of one component, gathered while its streams flow. Clones share.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::Value;
 
-use super::transfer::{Transfer, TransferError};
+use super::transfer::{STALLED, Transfer, TransferError};
 use crate::chain::explain;
 use crate::component::{Artifact, ByteStream, ComponentError, Notes, RunContext, Source};
 use crate::manifest::{self, Component, ComponentStatus, Facts, Format, Kind};
@@ -28,13 +28,13 @@ pub(super) async fn store(source: &dyn Source, transfer: Transfer, asked: bool) 
     // a stream that fails ends those beside it, and no other component
     let transfer = Transfer { cancel: transfer.cancel.child_token(), ..transfer };
     let notes = Notes::default();
-    let run = RunContext { cancel: transfer.cancel.clone(), notes: notes.clone(), ..RunContext::default() };
+    let run = RunContext { cancel: transfer.cancel.clone(), notes: notes.clone(), stall: Some(transfer.stall), ..RunContext::default() };
     let mut stored = Vec::new();
     let mut artifacts = Vec::new();
     let mut fingerprint = None;
     let result: Result<(), (String, bool)> = async {
         let opened = tokio::select! {
-            opened = source.open(&run) => opened,
+            opened = tokio::time::timeout(transfer.stall, source.open(&run)) => opened.map_err(|_| (idle(transfer.stall), false))?,
             () = transfer.cancel.cancelled() => Err(ComponentError::Cancelled),
         };
         let opened = opened.map_err(|e| (explain(&e, e.advice()), matches!(e, ComponentError::Absent(_)) && !asked))?;
@@ -68,6 +68,10 @@ pub(super) async fn store(source: &dyn Source, transfer: Transfer, asked: bool) 
         }
     };
     Outcome { component, stored }
+}
+
+fn idle(after: Duration) -> String {
+    format!("the source did not answer within {}. {STALLED}", humantime::format_duration(after))
 }
 
 /// A fingerprint as an artifact of its own.

@@ -27,16 +27,21 @@ pub(super) enum TransferError {
         #[source]
         source: PackError,
     },
+    #[error("`{path}` did not begin within {}", humantime::format_duration(*after))]
+    Idle { path: ArtifactPath, after: Duration },
     #[error("no target is left to store `{0}` in")]
     NoLane(ArtifactPath),
     #[error("cancelled")]
     Cancelled,
 }
 
+pub(super) const STALLED: &str = "Look into what holds the source up; `stall_timeout` of the job sets the limit.";
+
 impl TransferError {
     pub(super) fn advice(&self) -> Option<String> {
         match self {
             Self::Component(error) => error.advice(),
+            Self::Pack { source: PackError::Stalled(_), .. } | Self::Idle { .. } => Some(STALLED.to_owned()),
             Self::Pack { source, .. } => chain::find::<ComponentError>(source).and_then(ComponentError::advice),
             _ => None,
         }
@@ -86,10 +91,11 @@ impl Transfer {
         }
         // the budget first: a source that is opened before its turn would hold its snapshot, and a stall timer, for nothing
         let admission = self.or_cancelled(self.engine.admit(options)).await?;
-        let bytes = match self.or_cancelled(artifact.open).await? {
-            Ok(bytes) => bytes,
-            Err(ComponentError::Absent(_)) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let bytes = match self.or_cancelled(tokio::time::timeout(self.stall, artifact.open)).await? {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(ComponentError::Absent(_))) => return Ok(None),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => return Err(TransferError::Idle { path, after: self.stall }),
         };
         let mut packer = Packer::new(&self.engine, bytes, options, admission);
         stored.push(path.clone());

@@ -50,6 +50,8 @@ pub enum StorageError {
     Garbled { target: TargetName, key: String },
     #[error("target `{target}` did not take a part of `{key}` within {}", humantime::format_duration(*after))]
     Stalled { target: TargetName, key: String, after: Duration },
+    #[error("target `{target}` sent nothing of `{key}` for {}", humantime::format_duration(*after))]
+    Silent { target: TargetName, key: String, after: Duration },
     #[error("the upload of `{key}` to target `{target}` was cancelled")]
     Cancelled { target: TargetName, key: String },
     #[error("another run holds {subject} in target `{target}` until {}: {holder}", until.format("%H:%M:%S UTC"))]
@@ -134,7 +136,7 @@ impl StorageError {
             Self::Changed { .. } => "Find out who writes there: artifacts are never changed by Backstay.",
             Self::Garbled { .. } => "Reach the target by https, or set `checksum = \"sha256\"`; look for what changes bytes on the way.",
             Self::Occupied { .. } => "Nothing was overwritten. Run again.",
-            Self::Stalled { .. } => "Check the network and the store; `stall_timeout` of the job sets the limit.",
+            Self::Stalled { .. } | Self::Silent { .. } => "Check the network and the store; `stall_timeout` of the job sets the limit.",
             Self::Cancelled { .. } => return None,
             Self::Directory { .. } | Self::Setup { .. } | Self::Call { .. } => return self.advice_by_cause(),
         };

@@ -13,7 +13,7 @@ use rustix::fs::{Advice, fadvise};
 use tokio::sync::mpsc;
 
 use super::error::StorageError;
-use super::read::Stored;
+use super::read::{Stored, in_time};
 use super::target::{Target, generic};
 use crate::name::TargetName;
 
@@ -99,10 +99,11 @@ pub(super) fn stream(target: Target, key: object_store::path::Path, file: File, 
         let (target, key) = (target.clone(), key.clone());
         async move {
             let (mut blocks, left) = state?;
-            let block = match blocks.recv().await {
-                Some(block) => block,
-                None if left == 0 => return None,
-                None => Err(io::ErrorKind::UnexpectedEof.into()),
+            let block = match in_time(&target, &key, blocks.recv()).await {
+                Ok(Some(block)) => block,
+                Ok(None) if left == 0 => return None,
+                Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(silent) => return Some((Err(silent), None)),
             };
             let next = block.as_ref().map_or(None, |block| Some((blocks, left.saturating_sub(block.len() as u64))));
             if let Ok(block) = &block {

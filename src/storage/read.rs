@@ -41,9 +41,9 @@ type Body = BoxStream<'static, object_store::Result<Bytes>>;
 pub(super) async fn open(target: &Target, key: Path, expected: u64) -> Result<Stored, StorageError> {
     let get = async |range: Option<GetRange>| target.store().get_opts(&key, GetOptions { range, ..GetOptions::default() }).await;
     let first = (expected > RANGE && !target.is_local()).then_some(GetRange::Bounded(0..RANGE));
-    let result = match get(first.clone()).await {
+    let result = match in_time(target, &key, get(first.clone())).await? {
         // an object that is empty by now has no ranges; and there may be servers without
-        Err(error) if first.is_some() && refuses_ranges(&error) => get(None).await,
+        Err(error) if first.is_some() && refuses_ranges(&error) => in_time(target, &key, get(None)).await?,
         result => result,
     };
     let result = result.map_err(target.call("read", &key))?;
@@ -67,6 +67,12 @@ pub(super) async fn open(target: &Target, key: Path, expected: u64) -> Result<St
         }
     });
     Ok(stream.boxed())
+}
+
+/// What comes from the target within the time that it may stand still.
+pub(super) async fn in_time<T>(target: &Target, key: &Path, work: impl Future<Output = T>) -> Result<T, StorageError> {
+    let silent = |_| StorageError::Silent { target: target.name().clone(), key: key.to_string(), after: target.stall() };
+    tokio::time::timeout(target.stall(), work).await.map_err(silent)
 }
 
 /// The ranges under way, the next to be handed on first. Dropped, it stops them.
@@ -165,7 +171,9 @@ impl Object {
             None => self.request(*at..end).await?,
         };
         while *at < end {
-            let Some(chunk) = body.next().await else { return Err(self.broken("the connection ended early")) };
+            let Some(chunk) = in_time(&self.target, &self.key, body.next()).await? else {
+                return Err(self.broken("the connection ended early"));
+            };
             let chunk = chunk.map_err(self.target.call("read", &self.key))?;
             let bytes = chunk.len() as u64;
             if bytes > end - *at {
@@ -178,7 +186,7 @@ impl Object {
             }
         }
         // only a body that was read to its end gives its connection back
-        let _ = body.next().await;
+        let _ = in_time(&self.target, &self.key, body.next()).await;
         Ok(())
     }
 
@@ -186,7 +194,7 @@ impl Object {
         // a weak ETag never matches (RFC 9110 section 13.1.1)
         let if_match = self.meta.e_tag.clone().filter(|tag| !tag.starts_with("W/"));
         let options = GetOptions { range: Some(GetRange::Bounded(range)), if_match, ..GetOptions::default() };
-        let result = match self.target.store().get_opts(&self.key, options).await {
+        let result = match in_time(&self.target, &self.key, self.target.store().get_opts(&self.key, options)).await? {
             Err(object_store::Error::Precondition { .. }) => return Err(self.changed()),
             result => result.map_err(self.target.call("read", &self.key))?,
         };

@@ -1,6 +1,7 @@
 //! One target: a store, the layout of its keys, and what its kind allows.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
@@ -16,6 +17,9 @@ use super::options::{Location, TargetOptions};
 use super::read::{self, Stored};
 use super::{file, s3};
 use crate::name::{ArtifactPath, BackupName, TargetName};
+
+/// How long a download may stand still, unless a job says.
+const STALL: Duration = Duration::from_secs(600);
 
 /// What a target is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,7 @@ pub struct Target {
     storage_class: Option<String>,
     part_size: Option<u64>,
     max_parts: u32,
+    stall: Duration,
 }
 
 impl Target {
@@ -71,7 +76,18 @@ impl Target {
             storage_class: options.s3.storage_class.clone(),
             part_size: options.s3.part_size,
             max_parts: options.s3.max_parts,
+            stall: STALL,
         }
+    }
+
+    /// Cuts a download that does not move for `stall`, in place of ten minutes.
+    #[must_use]
+    pub fn with_stall(self, stall: Duration) -> Self {
+        Self { stall, ..self }
+    }
+
+    pub(super) fn stall(&self) -> Duration {
+        self.stall
     }
 
     pub fn name(&self) -> &TargetName {

@@ -184,6 +184,19 @@ async fn an_object_that_changes_while_it_is_read_is_an_error() {
     }
 }
 
+#[tokio::test]
+async fn a_download_that_stands_still_is_cut_with_its_name() {
+    let stored = Stored::new(64 * MIB).await;
+    let (target, _) = stored.through(0, true);
+    let mut stream = target.with_stall(Duration::from_secs(2)).stream(&stored.backup, &stored.path, 64 << 20).await.expect("opened");
+    stream.next().await.expect("a chunk").expect("sound");
+    stored.server.freeze();
+    let error = stream.try_fold((), |(), _| std::future::ready(Ok(()))).await.expect_err("it stands still");
+    stored.server.thaw();
+    let said = error.to_string();
+    assert!(said.contains("target `s3` sent nothing of `default-2026-01-02-030405/media/media.tar` for 2s"), "{said}");
+}
+
 /// A bucket whose downloads break after a while, and which may not know `If-Match`.
 #[derive(Debug)]
 struct Flaky {

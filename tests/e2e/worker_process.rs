@@ -15,14 +15,14 @@ use crate::support::{Backstay, Major, Outcome, Postgres, Redis, Version, toml};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running `backstay worker`, killed when the test ends early.
-struct Running {
+pub struct Running {
     child: Child,
     lines: mpsc::Receiver<String>,
     seen: Vec<String>,
 }
 
 impl Running {
-    fn start(backstay: &Backstay) -> Self {
+    pub fn start(backstay: &Backstay) -> Self {
         let mut child = backstay.spawn(&["worker"]);
         let stderr = child.stderr.take().expect("stderr is piped");
         let (sender, lines) = mpsc::channel();
@@ -33,23 +33,29 @@ impl Running {
     /// Waits for a log line that holds `text`.
     #[track_caller]
     fn line(&mut self, text: &str) -> String {
+        self.line_with(&[text])
+    }
+
+    /// Waits for a log line that holds each of `texts`.
+    #[track_caller]
+    pub fn line_with(&mut self, texts: &[&str]) -> String {
         let deadline = Instant::now() + PATIENCE;
         while let Ok(line) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             self.seen.push(line.clone());
-            if line.contains(text) {
+            if texts.iter().all(|text| line.contains(text)) {
                 return line;
             }
         }
-        panic!("`{text}` is not in:\n{}", self.seen.join("\n"));
+        panic!("{texts:?} is not in:\n{}", self.seen.join("\n"));
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("send a signal");
     }
 
     /// Waits for its end.
     #[track_caller]
-    fn code(mut self) -> Option<i32> {
+    pub fn code(mut self) -> Option<i32> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("wait") {

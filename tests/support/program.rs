@@ -33,8 +33,18 @@ impl Backstay {
     /// With a clock of its own, as libfaketime is told in `time`: `+600` seconds, `@2026-03-29 00:59:57`.
     #[must_use]
     pub fn with_clock(self, time: &str) -> Self {
-        let told = self.env("LD_PRELOAD", tools::faketime()).env("FAKETIME", time);
-        told.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1").env("TZ", "UTC")
+        self.with_any_clock().env("FAKETIME", time)
+    }
+
+    /// With a clock that a test may set while the program runs: what `file` says, it says.
+    #[must_use]
+    pub fn with_clock_of(self, file: &Path) -> Self {
+        self.with_any_clock().env("FAKETIME_TIMESTAMP_FILE", file).env("FAKETIME_NO_CACHE", "1")
+    }
+
+    fn with_any_clock(self) -> Self {
+        let preloaded = self.env("LD_PRELOAD", tools::faketime()).env("TZ", "UTC").env("NO_FAKE_STAT", "1");
+        preloaded.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1")
     }
 
     /// Replaces the configuration.

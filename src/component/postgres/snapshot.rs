@@ -44,6 +44,18 @@ impl Default for Patience {
     }
 }
 
+impl Patience {
+    /// All waits together, those of [`Snapshot::take`] for each attempt at a dump and that of `pg_dump` itself, end before a stream that
+    /// stands still for `stall` is cut: what is in the way can only be named here.
+    #[must_use]
+    pub fn within(self, stall: Option<Duration>) -> Self {
+        let waits = self.attempts.saturating_mul(self.attempts.saturating_add(1));
+        // half of it, since asking and connecting take time too
+        let lock_wait = stall.map_or(self.lock_wait, |stall| self.lock_wait.min(stall / waits.saturating_mul(2).max(1)));
+        Self { lock_wait, ..self }
+    }
+}
+
 /// An exported snapshot, valid for as long as this value lives.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -201,6 +213,8 @@ pub struct Holder {
     pub table: String,
     /// `false`: it waits for the lock itself.
     pub granted: bool,
+    /// Of the sessions that it waits for.
+    pub behind: Vec<i32>,
 }
 
 impl fmt::Display for Holder {
@@ -210,7 +224,12 @@ impl fmt::Display for Holder {
         if let Some(since) = self.since {
             write!(f, ", its query began at {}", since.format("%Y-%m-%d %H:%M:%S UTC"))?;
         }
-        f.write_str(")")
+        f.write_str(")")?;
+        if !self.granted && !self.behind.is_empty() {
+            let pids: Vec<_> = self.behind.iter().map(ToString::to_string).collect();
+            write!(f, ", held up by process {}", pids.join(", "))?;
+        }
+        Ok(())
     }
 }
 
@@ -229,7 +248,8 @@ pub(super) async fn locked(endpoint: &Endpoint, patience: &Patience) -> Postgres
 }
 
 async fn holders(client: &Client) -> Result<Vec<Holder>, tokio_postgres::Error> {
-    let query = "SELECT l.pid, COALESCE(a.application_name, ''), a.query_start, l.relation::pg_catalog.regclass::text, l.granted
+    let query = "SELECT l.pid, COALESCE(a.application_name, ''), a.query_start, l.relation::pg_catalog.regclass::text, l.granted,
+            CASE WHEN l.granted THEN '{}' ELSE pg_catalog.pg_blocking_pids(l.pid) END
         FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
         WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.relation >= $1
           AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
@@ -241,6 +261,7 @@ async fn holders(client: &Client) -> Result<Vec<Holder>, tokio_postgres::Error> 
         since: row.get::<_, Option<std::time::SystemTime>>(2).map(DateTime::from),
         table: row.get(3),
         granted: row.get(4),
+        behind: row.get(5),
     };
     Ok(rows.iter().map(holder).collect())
 }
@@ -248,6 +269,15 @@ async fn holders(client: &Client) -> Result<Vec<Holder>, tokio_postgres::Error> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn locks_are_given_up_before_the_stream_is_cut() {
+        let wait = |stall| Patience::default().within(stall).lock_wait;
+        assert_eq!(wait(None), Duration::from_secs(30));
+        assert_eq!(wait(Some(Duration::from_secs(3600))), Duration::from_secs(30));
+        assert_eq!(wait(Some(Duration::from_secs(600))), Duration::from_secs(25));
+        assert_eq!(wait(Some(Duration::from_secs(24))), Duration::from_secs(1));
+    }
 
     #[test]
     fn a_table_that_the_snapshot_shows_must_be_locked_itself() {

@@ -221,7 +221,7 @@ impl Source for PostgresSource {
             accounts,
             endpoint: survey.endpoint,
             pg_dump: survey.pg_dump,
-            patience: self.patience,
+            patience: self.patience.within(run.stall),
             run: run.clone(),
             databases: std::sync::Mutex::new(survey.databases.clone()),
         });

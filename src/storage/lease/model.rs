@@ -29,11 +29,9 @@ const UPTIMES: [u64; 3] = [50, 1_000_000, 7];
 #[derive(Debug, Clone)]
 enum Step {
     Wait(Seconds),
-    Take(usize),
+    /// What comes next for a worker: take the lease, look at it, create the manifest, look again, give the lease back.
+    Go(usize),
     Renew(usize),
-    Confirm(usize),
-    Create(usize),
-    Ratify(usize),
     Release(usize),
     /// Without a word, whatever it was about to do.
     Die(usize),
@@ -54,13 +52,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let worker = 0..WORKERS;
     let fault = prop_oneof![Just(Fault::Refused), Just(Fault::AnswerLost), Just(Fault::Late)];
     let step = prop_oneof![
-        3 => prop_oneof![1..40u64, 60..200u64].prop_map(Step::Wait),
-        4 => worker.clone().prop_map(Step::Take),
-        4 => worker.clone().prop_map(Step::Renew),
-        4 => worker.clone().prop_map(Step::Confirm),
-        4 => worker.clone().prop_map(Step::Create),
-        4 => worker.clone().prop_map(Step::Ratify),
-        2 => worker.clone().prop_map(Step::Release),
+        4 => prop_oneof![1..40u64, 60..200u64].prop_map(Step::Wait),
+        16 => worker.clone().prop_map(Step::Go),
+        3 => worker.clone().prop_map(Step::Renew),
+        1 => worker.clone().prop_map(Step::Release),
         1 => worker.prop_map(Step::Die),
         1 => fault.prop_map(Step::Fault),
         1 => Just(Step::Land),
@@ -126,47 +121,36 @@ impl World {
             Step::Wait(seconds) => self.store.state().now += seconds,
             Step::Fault(fault) => self.store.state().fault = Some(fault),
             Step::Land => self.store.land().await,
-            Step::Take(worker) if self.workers[worker].is_none() => drop(self.take(worker).await),
             Step::Die(worker) => self.workers[worker] = None,
-            Step::Take(worker)
-            | Step::Renew(worker)
-            | Step::Confirm(worker)
-            | Step::Create(worker)
-            | Step::Ratify(worker)
-            | Step::Release(worker) => {
+            Step::Go(worker) if self.workers[worker].is_none() => drop(self.take(worker).await),
+            Step::Go(worker) | Step::Renew(worker) | Step::Release(worker) => {
                 let Some(mut run) = self.workers[worker].take() else { return };
-                let manifest = Path::from(format!("manifest-{}", run.hold.record.token));
                 match step {
                     Step::Renew(_) => {
                         if run.hold.renew().await.is_ok() {
                             run.renewed = self.store.state().now;
                         }
                     }
-                    Step::Confirm(_) if run.created.is_none() => run.confirmed = run.hold.confirm().await.is_ok(),
-                    // as slow as it likes: it has looked at the lease before
-                    Step::Create(_) if run.confirmed && run.created.is_none() => {
+                    Step::Go(_) if run.created.is_some() => {
+                        if run.hold.ratify().await.is_ok() {
+                            self.kept.extend(run.created.map(|created| (run.taken, created)));
+                        }
+                        return run.hold.release().await;
+                    }
+                    // as late as it may be: it has looked at the lease before
+                    Step::Go(_) if run.confirmed => {
+                        let manifest = Path::from(format!("manifest-{}", run.hold.record.token));
                         run.confirmed = false;
                         if self.target.create(&manifest, Bytes::from_static(b"{}"), JSON).await.is_ok() {
                             run.created = Some(number);
                         }
                     }
-                    Step::Ratify(_) if run.created.is_some() => {
-                        if run.hold.ratify().await.is_ok() {
-                            self.kept.extend(run.created.take().map(|created| (run.taken, created)));
-                        }
-                        return self.end(run).await;
-                    }
-                    Step::Release(_) => return self.end(run).await,
-                    _ => {}
+                    Step::Go(_) => run.confirmed = run.hold.confirm().await.is_ok(),
+                    _ => return run.hold.release().await,
                 }
                 self.workers[worker] = Some(run);
             }
         }
-    }
-
-    /// What was not ratified does not stay; then the lease is given back.
-    async fn end(&mut self, run: Run) {
-        run.hold.release().await;
     }
 
     fn check(&self) {

@@ -2,6 +2,7 @@
 //!
 //! A test cannot wait until a lease has grown old; it changes what the lease says of its age, as time would have.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant, SystemTime};
@@ -235,11 +236,11 @@ fn a_run_lives_through_steps_of_its_clock() {
     let steps = ["+7200", "-7200"];
     for step in steps {
         let site = Site::new();
-        let rc = site.source.write("clock", "+0");
-        let holder = site.slow().with_clock("").env("FAKETIME_TIMESTAMP_FILE", &rc).env("FAKETIME_NO_CACHE", "1");
+        let clock = site.source.write("clock", "+0");
+        let holder = site.slow().with_clock_of(&clock);
         let mut holding = holder.spawn(&["backup", "--json"]);
         site.begun(&mut holding);
-        std::fs::write(&rc, step).expect("written");
+        std::fs::write(&clock, step).expect("written");
         date(&site.lease(), Duration::from_secs(7200));
         let other = site.worker("");
         other.run(&["backup"]).expect_code(11);
@@ -256,15 +257,20 @@ fn two_hosts_in_the_same_second_of_their_clocks_never_write_to_one_backup() {
     let site = Site::new();
     let sleeper = site.slow().with_clock("2026-06-01 03:00:00");
     let mut sleeping = sleeper.spawn(&["backup"]);
-    assert_eq!(site.begun(&mut sleeping), "default-2026-06-01-030000");
+    let mut log = BufReader::new(sleeping.stderr.take().expect("stderr is piped"));
+    let mut seen = String::new();
+    while !seen.contains("run begins backup=default-2026-06-01-030000") {
+        assert!(log.read_line(&mut seen).expect("a log in UTF-8") > 0, "{seen}");
+    }
     signal(&sleeping, Signal::STOP);
     site.change_lease(age);
-    // a second takes half a minute there
-    let other = site.worker("").with_clock("@2026-06-01 03:00:00 x0.033");
+    // a second takes ten there, so that it comes in time for that of the sleeper
+    let other = site.worker("").with_clock("@2026-06-01 03:00:00 x0.1");
     let kept = other.backup();
     assert_eq!(kept, "default-2026-06-01-030001");
     signal(&sleeping, Signal::CONT);
-    Outcome::of(sleeping).expect_code(3).expect_message("was lost");
+    log.read_to_string(&mut seen).expect("the rest of the log");
+    assert!(sleeping.wait().expect("its end").code() == Some(3) && seen.contains("was lost"), "{seen}");
     assert_eq!(names(&other), [kept.as_str()]);
     site.assert_restores(&other, &kept);
     Row {
