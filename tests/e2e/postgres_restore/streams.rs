@@ -441,7 +441,8 @@ async fn one_stream_that_fails_leaves_nothing_of_the_component() {
     let store = Scratch::new();
     let error = run(Arc::new(Broken(PostgresSource::new(in_streams(&server, "app", 3)))), &store).await.expect_err("nothing left");
     assert!(error.to_string().contains("it broke"), "{error}");
-    let left: Vec<_> = walkdir(store.path());
+    // the lease was given back, and keeps its number
+    let left: Vec<_> = walkdir(store.path()).into_iter().filter(|path| !path.to_string_lossy().contains("/.backstay/leases/")).collect();
     assert!(left.is_empty(), "{left:?}");
     until(|| sessions(&server) == "0").await;
 }
