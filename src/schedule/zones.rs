@@ -106,8 +106,10 @@ fn each_slot_comes_exactly_once_over_every_change_of_the_clocks_until_2036() {
         }
     }
     let mut tried = 0;
+    // an odd number: of every zone some changes forward and some back
+    let every = if std::env::var_os("BACKSTAY_THOROUGH").is_some() { 1 } else { 3 };
     for (changes, zone) in &alike {
-        for (change, ..) in changes {
+        for (change, ..) in changes.iter().step_by(every) {
             tried += 1;
             // a day and a half on either side; the first day is of no use to those that look back
             let from = *change - AROUND;
@@ -120,7 +122,7 @@ fn each_slot_comes_exactly_once_over_every_change_of_the_clocks_until_2036() {
             }
         }
     }
-    assert!(alike.len() >= 25 && tried >= 600, "{} zones, {tried} changes", alike.len());
+    assert!(alike.len() >= 25 && tried * every >= 600, "{} zones, {tried} changes", alike.len());
 }
 
 fn check(spelt: &Spelt, zone: Tz, minutes: &[Minute], change: DateTime<Utc>) {

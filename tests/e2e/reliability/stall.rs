@@ -1,5 +1,6 @@
 //! What stops moving is cut, with its name: sources, targets, a run as a whole, a dump that waits for a lock.
 
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -161,10 +162,17 @@ fn a_dump_behind_a_lock_gives_up_tries_again_and_names_who_is_in_the_way() {
     end(reader);
     waiting.wait().expect("its end");
 
-    let mut holder = session(&server, "BEGIN; LOCK TABLE t; SELECT pg_sleep(3)");
+    let mut holder = session(&server, "BEGIN; LOCK TABLE t; SELECT pg_sleep(300)");
     until(&mut holder, || locks(true).then_some(()));
-    backstay.succeed(&["backup"]).expect_message("once more");
+    let mut child = backstay.spawn(&["backup"]);
+    let mut log = BufReader::new(child.stderr.take().expect("stderr is piped"));
+    let mut seen = String::new();
+    while !seen.contains("once more") {
+        assert!(log.read_line(&mut seen).expect("a log in UTF-8") > 0, "{seen}");
+    }
     end(holder);
+    log.read_to_string(&mut seen).expect("the rest of the log");
+    assert_eq!(child.wait().expect("its end").code(), Some(0), "{seen}");
     Row {
         scenario: "a dump waits for a table that is locked",
         faults: "for good; by one that waits itself; for a while, after which it succeeds",
