@@ -1,4 +1,9 @@
-//! A target in a local directory. Writes are made durable (fsync of file and directories) before they count.
+//! A target in a local directory, through object_store's `LocalFileSystem`, and what that leaves to us.
+//!
+//! A power cut may come at any moment. So every object is written under a name of its own (`<name>#<number>`), flushed, given its name, and
+//! the directories down to it are flushed before it counts: that much object_store does when it is asked to (`with_fsync`). It does not
+//! flush a deletion, so that a manifest could come back after its artifacts are gone; it does not flush the directory of the target when
+//! that is new; and it does not list, and so never finds, the files under names of their own that a killed process has left.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -26,13 +31,50 @@ const BLOCKS_AHEAD: usize = 2;
 pub(super) fn open(target: &TargetName, path: &Path, create: bool) -> Result<LocalFileSystem, StorageError> {
     let directory = |source: io::Error| StorageError::Directory { target: target.clone(), path: path.display().to_string(), source };
     if create {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(directory)?;
+        create_durably(path).map_err(directory)?;
     }
     if !std::fs::metadata(path).map_err(directory)?.is_dir() {
         return Err(directory(io::ErrorKind::NotADirectory.into()));
     }
     let store = LocalFileSystem::new_with_prefix(path).map_err(|e| StorageError::Setup { target: target.clone(), source: e.into() })?;
     Ok(store.with_fsync(true).with_automatic_cleanup(true))
+}
+
+/// Creates a directory and those above it, and flushes every directory that got an entry by that.
+fn create_durably(path: &Path) -> io::Result<()> {
+    let existing = path.ancestors().find(|above| above.as_os_str().is_empty() || above.exists());
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    // from the first that was there down to the one that holds the new directory
+    for above in path.ancestors().skip(1).take_while(|above| existing.is_some_and(|existing| above.starts_with(existing))) {
+        sync_directory(above)?;
+    }
+    Ok(())
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    File::open(path)?.sync_all()
+}
+
+/// After a deletion of what was at `key`: removes directories above it that are empty now, and flushes the one that is left. What is deleted
+/// after this returns is gone later, also after a power cut.
+pub(super) fn settle_deletion(root: &Path, key: &str) -> io::Result<()> {
+    let mut directory = root.join(key).parent().map(Path::to_owned).unwrap_or_else(|| root.to_owned());
+    while directory != root && directory.starts_with(root) {
+        match std::fs::remove_dir(&directory) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => break,
+        }
+        directory.pop();
+    }
+    loop {
+        match sync_directory(&directory) {
+            // another has removed it meanwhile
+            Err(error) if error.kind() == io::ErrorKind::NotFound && directory != root => directory.pop(),
+            synced => return synced,
+        };
+    }
 }
 
 /// The names in the directory, without those that are not UTF-8: a stray file must not hide the backups beside it.
@@ -154,6 +196,30 @@ mod tests {
         assert_eq!(names(&backup), ["link#1", "notes", "plain"]);
         assert_eq!(names(&backup.join("notes")), ["#", "a#b", "c#"]);
         sweep(&dir.path().join("missing"), None).expect("nothing to do");
+    }
+
+    #[test]
+    fn directories_without_anything_go_with_the_last_object_and_the_target_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir_all(dir.path().join("a/b/c")).expect("created");
+        std::fs::write(dir.path().join("a/x"), "x").expect("written");
+        settle_deletion(dir.path(), "a/b/c/gone").expect("settled");
+        assert!(!dir.path().join("a/b").exists() && dir.path().join("a/x").exists());
+        std::fs::remove_file(dir.path().join("a/x")).expect("removed");
+        settle_deletion(dir.path(), "a/x").expect("settled");
+        assert!(!dir.path().join("a").exists() && dir.path().exists());
+        settle_deletion(dir.path(), "x").expect("settled");
+    }
+
+    #[test]
+    fn a_directory_is_created_with_those_above_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for path in ["a/b/c", "a", "a/d"] {
+            create_durably(&dir.path().join(path)).expect("created");
+            assert!(dir.path().join(path).is_dir());
+        }
+        std::fs::write(dir.path().join("file"), "x").expect("written");
+        assert!(create_durably(&dir.path().join("file/below")).is_err());
     }
 
     #[test]

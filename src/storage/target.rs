@@ -20,6 +20,12 @@ use crate::name::{ArtifactPath, BackupName, TargetName};
 
 /// How long a download may stand still, unless a job says.
 const STALL: Duration = Duration::from_secs(600);
+/// Bytes from which on an object that is read whole is large. A manifest of a hundred databases has less.
+const LARGE: u64 = 1 << 20;
+
+/// Free bytes, and inodes, below which a file target has no room to speak of.
+const LITTLE: u64 = 2 << 20;
+const FEW_INODES: u64 = 16;
 
 /// What a target is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +47,8 @@ pub struct Target {
     layout: Layout,
     limit: Option<Limiter>,
     ahead: Arc<Semaphore>,
+    /// One large object is read whole at a time: many at once would take as much memory as all of them.
+    large: Arc<Semaphore>,
     storage_class: Option<String>,
     part_size: Option<u64>,
     max_parts: u32,
@@ -73,6 +81,7 @@ impl Target {
             layout: Layout::new(prefix),
             limit: options.limit.clone(),
             ahead: Arc::new(Semaphore::new(read::AHEAD)),
+            large: Arc::new(Semaphore::new(1)),
             storage_class: options.s3.storage_class.clone(),
             part_size: options.s3.part_size,
             max_parts: options.s3.max_parts,
@@ -184,6 +193,11 @@ impl Target {
             let source = generic(std::io::Error::other(format!("{} bytes, more than the {limit} that are read", result.meta.size)));
             return Err(self.call("read", key)(source));
         }
+        let _turn = match result.meta.size > LARGE {
+            // it is never closed
+            true => self.large.acquire().await.ok(),
+            false => None,
+        };
         result.bytes().await.map_err(self.call("read", key))
     }
 
@@ -218,21 +232,39 @@ impl Target {
     pub async fn create(&self, key: &Path, bytes: Bytes, content_type: &'static str) -> Result<(), StorageError> {
         let Err(error) = self.put(key, bytes.clone(), content_type, PutMode::Create).await else { return Ok(()) };
         let Ok(found) = self.store.get(key).await else { return Err(self.call("create", key)(error)) };
-        let found = found.bytes().await.map_err(self.call("read", key))?;
-        if found == bytes { Ok(()) } else { Err(StorageError::Occupied { target: self.name.clone(), key: key.to_string() }) }
+        if found.meta.size != bytes.len() as u64 || found.bytes().await.map_err(self.call("read", key))? != bytes {
+            return Err(StorageError::Occupied { target: self.name.clone(), key: key.to_string() });
+        }
+        // no answer is lost on the way to a disk: what it has not taken for good is not created, though it can be read for now
+        if self.is_local() && !matches!(error, object_store::Error::AlreadyExists { .. }) {
+            let _ = self.delete(key).await;
+            return Err(self.call("create", key)(error));
+        }
+        Ok(())
     }
 
     async fn put(&self, key: &Path, bytes: Bytes, content_type: &'static str, mode: PutMode) -> object_store::Result<()> {
         let options = PutOptions { mode, attributes: self.attributes(content_type), ..PutOptions::default() };
-        self.store.put_opts(key, PutPayload::from_bytes(bytes), options).await.map(drop)
+        let put = self.store.put_opts(key, PutPayload::from_bytes(bytes), options).await.map(drop);
+        if put.is_err()
+            && let Location::File(root) = &self.location
+        {
+            // directories were made for it; that some may stay is no reason to tell of another error than the first
+            let (root, at) = (root.clone(), key.to_string());
+            let _ = on_disk(move || file::settle_deletion(&root, &at)).await;
+        }
+        put
     }
 
     /// Deletes an object; one that is not there is as good as deleted.
     pub async fn delete(&self, key: &Path) -> Result<(), StorageError> {
         match self.store.delete(key).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(source) => Err(self.call("delete", key)(source)),
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(source) => return Err(self.call("delete", key)(source)),
         }
+        let Location::File(root) = &self.location else { return Ok(()) };
+        let (root, at) = (root.clone(), key.to_string());
+        on_disk(move || file::settle_deletion(&root, &at)).await.map_err(|source| self.call("delete", key)(generic(source)))
     }
 
     /// Every object below `prefix`.
@@ -247,11 +279,19 @@ impl Target {
         Some(stat.f_bavail * stat.f_frsize)
     }
 
+    /// Whether a file target has no room to speak of: for a journal, and what replaces it.
+    pub fn lacks_room(&self) -> bool {
+        let Location::File(path) = &self.location else { return false };
+        // file systems without a table of inodes say that they have none
+        rustix::fs::statvfs(path)
+            .is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < LITTLE || (stat.f_files > 0 && stat.f_favail < FEW_INODES))
+    }
+
     /// Gives a backup that was stored by root to the owner of the directory that a file target is. Nothing elsewhere.
     pub async fn hand_over(&self, backup: &BackupName) -> Result<(), StorageError> {
         let Location::File(path) = &self.location else { return Ok(()) };
         let (root, below) = (path.clone(), path.join(backup.to_string()));
-        let done = tokio::task::spawn_blocking(move || file::hand_over(&root, &below)).await.unwrap_or_else(|e| Err(e.into()));
+        let done = on_disk(move || file::hand_over(&root, &below)).await;
         let key = self.layout.backup(backup);
         done.map_err(|source| self.call("change the owner of", &key)(generic(source)))
     }
@@ -262,6 +302,10 @@ impl Target {
         let mut list = self.store.list(Some(&root));
         list.next().await.transpose().map_err(self.call("list", &root)).map(drop)
     }
+}
+
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(panic.into()))
 }
 
 pub(super) fn generic(source: std::io::Error) -> object_store::Error {
