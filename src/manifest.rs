@@ -14,14 +14,25 @@ use thiserror::Error;
 
 use crate::name::{ArtifactPath, BackupName, ComponentName, JobName};
 
+mod bounded;
+
+pub use bounded::{JsonError, from_json};
+
 /// The format that this version writes.
 pub const FORMAT: u32 = 1;
 
 /// Largest manifest that is read, in bytes: a hostile one cannot exhaust memory.
 pub const MAX_BYTES: u64 = 64 << 20;
+/// Most memory that its values may take, in bytes. One of ten thousand databases takes about 50 MiB.
+const MAX_MEMORY: usize = 128 << 20;
+
+/// Most bytes that all artifacts of a backup may claim together: an exbibyte.
+const MOST_CLAIMED: u64 = 1 << 60;
 
 const MARK: &str = "\"integrity\": \"sha256:";
 const DIGITS: usize = 64;
+/// Bytes at the end of a manifest in which its last member begins.
+const TAIL: usize = 1 << 10;
 
 /// What is known of a component's source, under names that its kind defines.
 pub type Facts = BTreeMap<String, Value>;
@@ -232,7 +243,9 @@ pub enum ManifestError {
     #[error("it is the manifest of another backup, `{0}`: was the folder copied or renamed?")]
     Misplaced(BackupName),
     #[error("the manifest is sound but cannot be read: was it written by a newer version?")]
-    Unreadable(#[source] serde_json::Error),
+    Unreadable(#[source] JsonError),
+    #[error("the manifest claims more bytes than any store holds")]
+    Senseless,
     #[error("the manifest has format {0}; this version reads format {FORMAT}: use a newer backstay")]
     Format(u32),
 }
@@ -260,7 +273,9 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError::Damaged`] if a single bit differs from what was written.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ManifestError> {
-        unseal(bytes)
+        let manifest: Self = unseal(bytes)?;
+        can_be_added(manifest.artifacts())?;
+        Ok(manifest)
     }
 
     pub fn component(&self, name: &ComponentName) -> Option<&Component> {
@@ -322,6 +337,7 @@ impl Summary {
             artifacts: Vec<Artifact>,
         }
         let Listed { name, job, finished, status, only, replaced_by, components } = unseal(bytes)?;
+        can_be_added(components.iter().flat_map(|c| &c.artifacts))?;
         let sum = |bytes: fn(&Artifact) -> u64| components.iter().flat_map(|c| &c.artifacts).map(bytes).sum();
         let (raw_bytes, stored_bytes) = (sum(|a| a.raw_bytes), sum(|a| a.stored_bytes));
         let components = components.into_iter().filter(|c| c.status == ComponentStatus::Complete).map(|c| c.name).collect();
@@ -341,11 +357,17 @@ fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ManifestError> {
     if hex(&sealed).as_bytes() != digits {
         return Err(ManifestError::Damaged);
     }
-    let format = serde_json::from_slice::<Versioned>(bytes).map_err(ManifestError::Unreadable)?.format;
+    let format = from_json::<Versioned>(bytes, MAX_MEMORY).map_err(ManifestError::Unreadable)?.format;
     if format != FORMAT {
         return Err(ManifestError::Format(format));
     }
-    serde_json::from_slice(bytes).map_err(ManifestError::Unreadable)
+    from_json(bytes, MAX_MEMORY).map_err(ManifestError::Unreadable)
+}
+
+/// From here on, sums of what the artifacts say are sums of numbers that can be added.
+fn can_be_added<'a>(artifacts: impl Iterator<Item = &'a Artifact>) -> Result<(), ManifestError> {
+    let sum = artifacts.flat_map(|artifact| [artifact.raw_bytes, artifact.stored_bytes]).fold(0u64, u64::saturating_add);
+    if sum > MOST_CLAIMED { Err(ManifestError::Senseless) } else { Ok(()) }
 }
 
 /// SHA-256 in lower-case hex.
@@ -361,7 +383,9 @@ pub fn hex(bytes: &[u8]) -> String {
 /// Where the checksum's digits begin: after the last mark, with room for all of them.
 fn digits_at(bytes: &[u8]) -> Option<usize> {
     let mark = MARK.as_bytes();
-    let at = bytes.windows(mark.len()).rposition(|w| w == mark)? + mark.len();
+    // it is the last member: to look for it in the whole of a hostile one takes long
+    let before = bytes.len().saturating_sub(TAIL);
+    let at = before + bytes[before..].windows(mark.len()).rposition(|w| w == mark)? + mark.len();
     (at + DIGITS <= bytes.len()).then_some(at)
 }
 
@@ -432,6 +456,16 @@ mod tests {
     fn a_newer_format_is_named() {
         let manifest = Manifest { format: 2, ..sample() };
         assert!(matches!(Manifest::from_bytes(&manifest.to_bytes()), Err(ManifestError::Format(2))));
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_added_are_refused() {
+        let mut manifest = sample();
+        let artifact = manifest.components[0].artifacts[0].clone();
+        manifest.components[0].artifacts = vec![Artifact { raw_bytes: u64::MAX, ..artifact.clone() }, artifact.clone()];
+        assert!(matches!(Manifest::from_bytes(&manifest.to_bytes()), Err(ManifestError::Senseless)));
+        manifest.components[0].artifacts = vec![Artifact { stored_bytes: MOST_CLAIMED / 4, ..artifact.clone() }, artifact];
+        Manifest::from_bytes(&manifest.to_bytes()).expect("large, and no nonsense");
     }
 
     #[test]

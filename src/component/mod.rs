@@ -160,6 +160,8 @@ pub struct StoredComponent {
 
 /// Largest fingerprint that is read, in bytes: a hostile one cannot exhaust memory. A table takes about 150.
 const MAX_FINGERPRINT: u64 = 32 << 20;
+/// Most memory that its values may take, in bytes.
+const MAX_FINGERPRINT_MEMORY: usize = 256 << 20;
 
 impl StoredComponent {
     /// What the source held, wherever it is stored; `None` for a backup that was made without.
@@ -175,7 +177,7 @@ impl StoredComponent {
         }
         let mut bytes = Vec::new();
         (self.open)(artifact).await?.read_to_end(&mut bytes).await?;
-        serde_json::from_slice(&bytes).map(Some).map_err(std::io::Error::other)
+        manifest::from_json(&bytes, MAX_FINGERPRINT_MEMORY).map(Some).map_err(std::io::Error::other)
     }
 }
 

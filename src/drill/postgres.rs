@@ -176,6 +176,6 @@ fn needed(contents: &Contents) -> u64 {
         let archives = database.main.raw_bytes + database.data.iter().map(|artifact| artifact.raw_bytes).sum::<u64>();
         database.facts.size_bytes.unwrap_or(archives.saturating_mul(2))
     };
-    let databases: u64 = contents.databases.iter().map(of).sum();
+    let databases: u64 = contents.databases.iter().map(of).fold(0, u64::saturating_add);
     OWN_BYTES.saturating_add(databases.saturating_add(databases / 4))
 }

@@ -26,12 +26,15 @@ use super::RestoreError;
 use super::entry::{Ending, Entry, FORMAT, Stage};
 use crate::chain;
 use crate::component::state;
+use crate::manifest::{JsonError, from_json};
 use crate::name::RestoreId;
 use crate::storage::{Lease, StorageError, Target};
 
 const JSON: &str = "application/json";
 /// A record of a thousand databases takes about 1 MB.
 const MAX_BYTES: u64 = 16 << 20;
+/// Most memory that its values may take, in bytes.
+const MAX_MEMORY: usize = 64 << 20;
 /// How long a target that may hold journals is waited for: one that is down must not be in the way of a restore from another.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -51,7 +54,7 @@ pub enum JournalError {
     Form {
         at: String,
         #[source]
-        source: serde_json::Error,
+        source: JsonError,
     },
     #[error("the journal {at} was written by a newer version (format {format})")]
     Newer { at: String, format: u32 },
@@ -166,11 +169,11 @@ fn parse(bytes: &[u8], at: &str) -> Result<Entry, JournalError> {
         format: u32,
     }
     let form = |source| JournalError::Form { at: at.to_owned(), source };
-    let head: Head = serde_json::from_slice(bytes).map_err(form)?;
+    let head: Head = from_json(bytes, MAX_MEMORY).map_err(form)?;
     if head.format > FORMAT {
         return Err(JournalError::Newer { at: at.to_owned(), format: head.format });
     }
-    serde_json::from_slice(bytes).map_err(form)
+    from_json(bytes, MAX_MEMORY).map_err(form)
 }
 
 /// Beside the journal, which is replaced at each step.
@@ -286,11 +289,15 @@ impl Journal {
     /// # Errors
     /// [`JournalError`] when it can be written nowhere.
     pub async fn create(target: &Target, entry: Entry) -> Result<Self, JournalError> {
-        match Self::create_in(target, entry.clone()).await {
+        // what is created now is to be replaced at each step
+        let created = match target.lacks_room() {
+            true => Err(format!("target `{}` has next to no room left", target.name())),
+            false => Self::create_in(target, entry.clone()).await.map_err(|error| chain::describe(&error)),
+        };
+        match created {
             Ok(journal) => Ok(journal),
-            Err(error) => {
+            Err(why) => {
                 let dir = state::directory();
-                let why = chain::describe(&error);
                 tracing::warn!("{why}: the journal of this restore is kept in {}, where only this host finds it", dir.display());
                 Self::create_here(&dir, entry)
             }

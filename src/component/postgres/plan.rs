@@ -28,7 +28,7 @@ pub struct Known<'a> {
 impl Known<'_> {
     /// Bytes that the new databases took on their server, dead rows included; of their archives where that is not recorded.
     fn size(&self) -> u64 {
-        self.contents.databases.iter().map(size).sum()
+        self.contents.databases.iter().map(size).fold(0, u64::saturating_add)
     }
 
     /// Refuses what cannot fit: not even what the rows take, whatever form they are in.

@@ -266,7 +266,7 @@ fn rdb_of(part: &manifest::Component) -> Result<&manifest::Artifact, RedisError>
 
 fn noted_keys(part: &manifest::Component) -> u64 {
     let counts = part.facts.get("keys").and_then(|keys| keys.as_object());
-    counts.map(|keys| keys.values().filter_map(serde_json::Value::as_u64).sum()).unwrap_or_default()
+    counts.map(|keys| keys.values().filter_map(serde_json::Value::as_u64).fold(0, u64::saturating_add)).unwrap_or_default()
 }
 
 async fn live_steps(
