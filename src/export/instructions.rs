@@ -1,4 +1,7 @@
 //! `RESTORE.md`: the stock commands for the very files that lie beside it.
+//!
+//! Somebody will paste these lines into a shell, and who wrote the manifest may want something else to be run. So every name is one quoted
+//! word, whatever is in it, and what is told in prose is one line.
 
 use std::fmt::Write;
 
@@ -14,8 +17,8 @@ pub(super) fn text(manifest: &Manifest, components: &[&Component]) -> String {
          ```sh\nsha256sum -c SHA256SUMS\n```\n",
         manifest.name,
         manifest.created.format("%Y-%m-%d %H:%M:%S UTC"),
-        manifest.tool,
-        manifest.host
+        told(&manifest.tool),
+        told(&manifest.host)
     );
     for component in components {
         match component.kind {
@@ -24,15 +27,15 @@ pub(super) fn text(manifest: &Manifest, components: &[&Component]) -> String {
             Kind::Directory => directory(component, &mut text),
         }
         for warning in &component.warnings {
-            let _ = writeln!(text, "\nNoted when it was made: {warning}");
+            let _ = writeln!(text, "\nNoted when it was made: {}", told(warning));
         }
     }
     text
 }
 
 fn postgres(component: &Component, text: &mut String) {
-    let server = fact(component, "server_version").unwrap_or("unknown");
-    let client = fact(component, "client_version").unwrap_or("unknown");
+    let server = told(fact(component, "server_version").unwrap_or("unknown"));
+    let client = told(fact(component, "client_version").unwrap_or("unknown"));
     let _ = write!(
         text,
         "\n## {}: PostgreSQL\n\nThe server was PostgreSQL {server}; `pg_dump` was {client}. Use a `pg_restore` of the server's major version, \
@@ -62,11 +65,10 @@ fn postgres(component: &Component, text: &mut String) {
         let (old, name) = (identifier(&format!("{database}_old")), identifier(database));
         let _ = write!(
             text,
-            "vacuumdb --analyze-only -d {new}\n# when all of it succeeded\npsql -X -d postgres <<'SQL'\n\
-             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {};\n\
-             ALTER DATABASE {name} RENAME TO {old};\nALTER DATABASE {} RENAME TO {name};\nSQL\n",
-            literal(database),
-            identifier(&format!("{database}_restored"))
+            "vacuumdb --analyze-only -d {new}\n# when all of it succeeded\npsql -X -d postgres \\\n  -c {} \\\n  -c {} \\\n  -c {}\n",
+            quoted(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}", literal(database))),
+            quoted(&format!("ALTER DATABASE {name} RENAME TO {old}")),
+            quoted(&format!("ALTER DATABASE {} RENAME TO {name}", identifier(&format!("{database}_restored"))))
         );
     }
     text.push_str(
@@ -88,7 +90,7 @@ fn is_rows(component: &Component, artifact: &Artifact) -> bool {
 }
 
 fn redis(component: &Component, text: &mut String) {
-    let version = fact(component, "server_version").or_else(|| fact(component, "redis_version")).unwrap_or("unknown");
+    let version = told(fact(component, "server_version").or_else(|| fact(component, "redis_version")).unwrap_or("unknown"));
     for artifact in component.content() {
         let _ = write!(
             text,
@@ -124,6 +126,11 @@ fn fact<'a>(component: &'a Component, key: &str) -> Option<&'a str> {
     component.facts.get(key).and_then(Value::as_str)
 }
 
+/// For prose: on one line, and no beginning of a block of commands.
+fn told(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || c == '`' { ' ' } else { c }).collect()
+}
+
 /// For a shell: as it is, or between single quotes.
 fn quoted(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+:@%".contains(&b);
@@ -157,5 +164,26 @@ mod tests {
         }
         assert_eq!(identifier("a\"b"), "\"a\"\"b\"");
         assert_eq!(literal("it's"), "'it''s'");
+    }
+
+    /// A shell that is given the whole block runs the stock commands, with these names as words of theirs, and nothing else.
+    #[test]
+    fn no_name_becomes_a_command() {
+        let hostile = "x\nSQL\ntouch /tmp/pwned\n```\n```sh\n'; touch /tmp/pwned; $(touch /tmp/pwned) \"";
+        let component = serde_json::json!({
+            "name": "postgres", "kind": "postgres", "status": "complete", "seconds": 0, "warnings": [hostile],
+            "facts": {"server_version": hostile, "client_version": hostile},
+            "artifacts": [{"path": "postgres/x.dump", "format": "pg-custom", "encoding": "none", "database": hostile,
+                "raw_bytes": 1, "stored_bytes": 1, "sha256": "", "blake3": ""}]
+        });
+        let component: Component = serde_json::from_value(component).expect("a component");
+        let mut text = String::new();
+        postgres(&component, &mut text);
+        let block = text.split_once("```sh\n").expect("commands").1.rsplit_once("```").expect("its end").0;
+        let stock = "createdb() { :; }; pg_restore() { :; }; vacuumdb() { :; }; psql() { :; }; touch() { echo pwned; }\n";
+        let output = std::process::Command::new("sh").args(["-c", &format!("{stock}{block}")]).output().expect("a shell");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!told(hostile).contains(['\n', '`']));
     }
 }

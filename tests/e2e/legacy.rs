@@ -95,6 +95,10 @@ fn a_dump_that_is_not_whole_or_does_more_than_dump_changes_nothing() {
     let cases = [
         ("cut", text[..text.len() / 2].to_owned(), 12, "its last line is missing"),
         ("shell", with(&format!("\\! touch {}", marker.display())), 1, "is a command for psql"),
+        ("within", with(&format!("SELECT 1 \\! touch {}", marker.display())), 1, "restricted"),
+        // what looks like rows to whoever does not know that it stands in a comment
+        ("rows", with(&format!("/*\nCOPY public.a (t) FROM stdin;\n*/\n\\! touch {}\n\\.", marker.display())), 1, "restricted"),
+        ("long", with(&format!("\\! touch {} #{}", marker.display(), "x".repeat(100_000))), 1, "is a command for psql"),
         ("failing", with("SELECT 1 FROM public.no_such_table;"), 1, "no_such_table"),
     ];
     for (case, text, code, message) in cases {

@@ -65,6 +65,21 @@ pub struct Binary {
 }
 
 impl Binary {
+    /// Whether it knows `\restrict`, under which psql obeys no command of a script but the one that ends it (CVE-2025-8714: from the minor
+    /// versions of August 2025 on).
+    pub fn restricts(&self) -> bool {
+        let minor = || self.version.split(|c: char| !c.is_ascii_digit()).nth(1).and_then(|minor| minor.parse::<u32>().ok()).unwrap_or(0);
+        match self.major {
+            18.. => true,
+            17 => minor() >= 6,
+            16 => minor() >= 10,
+            15 => minor() >= 14,
+            14 => minor() >= 19,
+            13 => minor() >= 22,
+            _ => false,
+        }
+    }
+
     pub fn command(&self) -> Command {
         Command::new(&self.path)
     }

@@ -126,6 +126,9 @@ impl Loader {
         fit: Fit,
         cancel: &CancellationToken,
     ) -> Result<LeftOut, PostgresError> {
+        if !self.binary.restricts() {
+            return Err(RestoreError::Unrestricted { psql: self.binary.version.clone(), path: contents.main.path.to_string() }.into());
+        }
         let load = Load { loader: self, endpoint: endpoint.with_database(into), contents, open, cancel };
         let mut script = load.stream(&contents.main).await?;
         let mut env = load.endpoint.child_env(self.binary.major);

@@ -3,7 +3,9 @@
 //! authentik's old backups were made with `--clean`, by `pg_dump`s that go back to 9.6, for a database that is there. What would fail in a
 //! new one, or on a newer server, or for a user who is no superuser, is left out: the statements that drop, at the beginning; settings
 //! that the server does not know; owners and grantees that it does not have. Rows pass as they are. Lines that speak to psql, which a dump
-//! has no use for but `\restrict` (since CVE-2025-8714), are dropped or refused.
+//! has no use for but `\restrict` (since CVE-2025-8714), are dropped or refused. That is for the operator to read: a hostile script can hide a
+//! command in the midst of a line, or behind what only looks like rows. What stops it is psql itself, which is told `\restrict` first, with a
+//! key that no script can know.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -12,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::binaries::TRANSACTION_TIMEOUT;
 use super::recreate::Host;
+use crate::manifest::hex;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 256 << 10;
@@ -106,6 +109,8 @@ impl Filter {
                         let line = std::mem::take(held);
                         if end.is_some() {
                             self.decide(&line, out)?;
+                        } else if line.starts_with(b"\\") && !self.rows {
+                            return Err(PlainError::Command(self.line));
                         } else {
                             out.extend_from_slice(&line);
                             self.state = State::Passing;
@@ -204,7 +209,7 @@ fn name(text: &str) -> String {
     }
 }
 
-/// Sends what passes of `script` to `sink`, to its end.
+/// Sends what passes of `script` to `sink`, which psql reads, to its end.
 ///
 /// # Errors
 /// [`PlainError`].
@@ -213,7 +218,8 @@ pub async fn pump(
     sink: &mut (impl AsyncWrite + Unpin),
     filter: &mut Filter,
 ) -> Result<(), PlainError> {
-    let (mut bytes, mut out) = (vec![0; CHUNK], Vec::new());
+    let key: [u8; 20] = rand::random();
+    let (mut bytes, mut out) = (vec![0; CHUNK], format!("\\restrict {}\n", hex(&key)).into_bytes());
     loop {
         let read = script.read(&mut bytes).await.map_err(PlainError::Read)?;
         match read {
@@ -315,7 +321,8 @@ ALTER TABLE public.a DROP COLUMN kept;
 
     #[test]
     fn a_command_for_psql_is_refused() {
-        for script in ["\\! rm -rf /\n", "SELECT 1;\n\\copy a from 'b'\n", "\\"] {
+        let long = format!("\\! rm -rf / #{}", "x".repeat(2 * LINE));
+        for script in ["\\! rm -rf /\n", "SELECT 1;\n\\copy a from 'b'\n", "\\", &long] {
             let mut filter = Filter::new(fit(true));
             let refused = filter.push(script.as_bytes(), &mut Vec::new()).and_then(|()| filter.finish(&mut Vec::new()));
             assert!(matches!(refused, Err(PlainError::Command(_))), "{script}");

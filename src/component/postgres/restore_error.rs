@@ -86,6 +86,8 @@ pub enum RestoreError {
     NoRows { path: String, table: String },
     #[error("database \"{database}\" exists on {server}: tables go into a new one only")]
     Exists { database: String, server: String },
+    #[error("psql {psql} would obey any command that is hidden in `{path}`: it does not know \\restrict")]
+    Unrestricted { psql: String, path: String },
     #[error("`{path}` cannot be handed to psql")]
     Plain {
         path: String,
@@ -157,6 +159,7 @@ impl RestoreError {
             Self::Invalid(name) => format!("Drop it first: DROP DATABASE {}.", super::sql::ident(name)),
             Self::NoGround { .. } => "Allow this user to connect to \"postgres\" or \"template1\".".into(),
             Self::Load { source, .. } => return load_advice(source),
+            Self::Unrestricted { .. } => "Update the PostgreSQL client programs: 15.14, 16.10, 17.6, 18 and later know it (CVE-2025-8714).".into(),
             Self::WhichDatabase(_) => "Name one with --database.".into(),
             Self::Unselectable { .. } => "Restore the whole database under another name: --into COMPONENT=NAME, without --table.".into(),
             Self::Exists { .. } => "Name another one with --into COMPONENT=NAME, or none.".into(),
@@ -172,7 +175,7 @@ impl RestoreError {
     }
 }
 
-const NO_ROOM: &str = "Make room on the database server: old and new database lie side by side until the swap.";
+pub(super) const NO_ROOM: &str = "Make room on the database server: old and new database lie side by side until the swap.";
 
 /// What PostgreSQL's own words mean for a restore.
 fn load_advice(error: &ProcessError) -> Option<String> {
