@@ -41,8 +41,9 @@ impl Codec {
     }
 }
 
-/// Reads the raw stream out of a stored one, a block at a time.
-pub(super) enum Decoder<R: Read> {
+/// Reads the raw stream out of a stored one, a block at a time. Public so that `fuzz/` and tests can feed it hostile bytes; [`super::unpack`]
+/// is what proves a stream.
+pub enum Decoder<R: Read> {
     Copy(R),
     Gzip(Members<R>),
     Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<R>>>),
@@ -51,7 +52,7 @@ pub(super) enum Decoder<R: Read> {
 impl<R: Read> Decoder<R> {
     /// # Errors
     /// Those of the library.
-    pub(super) fn new(encoding: Encoding, stored: R) -> io::Result<Self> {
+    pub fn new(encoding: Encoding, stored: R) -> io::Result<Self> {
         Ok(match encoding {
             Encoding::None => Self::Copy(stored),
             Encoding::Gzip => Self::Gzip(Members::new(stored)),
@@ -67,7 +68,8 @@ impl<R: Read> Decoder<R> {
     ///
     /// # Errors
     /// For what is not of that encoding, and those of the stored stream.
-    pub(super) fn next(&mut self) -> io::Result<Option<Bytes>> {
+    #[expect(clippy::should_implement_trait, reason = "an iterator could not end in an error")]
+    pub fn next(&mut self) -> io::Result<Option<Bytes>> {
         match self {
             Self::Copy(stored) => block(stored),
             Self::Gzip(members) => members.next(),

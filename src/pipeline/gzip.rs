@@ -39,7 +39,7 @@ pub(super) fn compress(compressor: &mut Compressor, bytes: &[u8], out: &mut [u8]
 }
 
 /// Reads members, ours and others, to the end of a stored stream.
-pub(super) struct Members<R> {
+pub struct Members<R> {
     state: State<R>,
     inflate: Decompressor,
     /// The member at hand.

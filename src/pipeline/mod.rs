@@ -23,7 +23,7 @@ mod tests;
 mod unpack;
 
 pub use budget::{Budget, Engine, Progress};
-pub use codec::Codec;
+pub use codec::{Codec, Decoder};
 pub use encode::Encoder;
 pub use pack::{Admission, PackError, PackOptions, Packed, Packer};
 pub use survey::{Surveyed, survey};

@@ -22,7 +22,8 @@ use crate::name::ComponentName;
 
 mod adopt;
 mod ahead;
-pub(super) mod archive;
+/// Public so that `fuzz/` and tests can feed it hostile bytes.
+pub mod archive;
 mod attributes;
 mod cache;
 mod compare;
@@ -49,7 +50,8 @@ mod survey;
 mod swap;
 mod trash;
 mod trouble;
-mod unpack;
+/// Public so that `fuzz/` and tests can feed it hostile bytes.
+pub mod unpack;
 mod usage;
 mod walk;
 mod warnings;

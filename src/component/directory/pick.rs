@@ -13,6 +13,7 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::DirectoryError;
 use super::archive::{Member, MemberKind};
+use super::unpack::MAX_REMEMBERED;
 
 /// First names of files, each with the wanted names of the same file.
 pub type Borrowed = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
@@ -38,7 +39,12 @@ pub struct Pick {
     /// Directories that are not wanted themselves, from the root down to where the archive stands, and not yet made.
     above: Vec<Member>,
     borrowed: Borrowed,
+    /// Bytes that `borrowed` takes.
+    borrowed_bytes: usize,
 }
+
+/// Most memory for names of files that are borrowed: a million of them. A hostile archive has no end of them.
+const MAX_BORROWED: usize = 256 << 20;
 
 impl Pick {
     /// # Errors
@@ -46,7 +52,13 @@ impl Pick {
     pub fn new(globs: &[String]) -> Result<Self, DirectoryError> {
         let wants_something = |glob: &&String| !glob.starts_with('!');
         let each = globs.iter().filter(wants_something).map(|glob| Ok((glob.clone(), matcher(std::slice::from_ref(glob))?, false)));
-        Ok(Self { all: matcher(globs)?, each: each.collect::<Result<_, DirectoryError>>()?, above: Vec::new(), borrowed: Borrowed::new() })
+        Ok(Self {
+            all: matcher(globs)?,
+            each: each.collect::<Result<_, DirectoryError>>()?,
+            above: Vec::new(),
+            borrowed: Borrowed::new(),
+            borrowed_bytes: 0,
+        })
     }
 
     /// Looks at the next member of the archive.
@@ -69,11 +81,17 @@ impl Pick {
         let above = std::mem::take(&mut self.above);
         match &member.kind {
             MemberKind::HardLink(first) if first.first() != Some(&b'/') && !self.wants(first, false) => {
+                self.borrowed_bytes += first.len() + member.path.len() + 128;
                 self.borrowed.entry(first.clone()).or_default().push(member.path.clone());
                 Choice::Borrow(above)
             }
             _ => Choice::Take(above),
         }
+    }
+
+    /// Whether the archive makes it remember more than any real one would.
+    pub fn is_overfull(&self) -> bool {
+        self.borrowed_bytes > MAX_BORROWED || self.above.iter().map(Member::memory).sum::<usize>() > MAX_REMEMBERED
     }
 
     /// Globs that have met nothing.

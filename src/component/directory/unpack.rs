@@ -29,6 +29,10 @@ use super::warnings::Warnings;
 /// Longest name of a single entry that any file system of Linux takes, in bytes.
 const NAME_MAX: usize = 255;
 
+/// Most memory that is taken for what is to be set later, or is remembered, of an archive: a real tree needs some MiB. Bounds what a hostile
+/// one can claim, each of whose directories may have names and attributes of many MiB.
+pub const MAX_REMEMBERED: usize = 64 << 20;
+
 /// What was unpacked.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Unpacked {
@@ -65,6 +69,8 @@ struct Unpacker {
     unpacked: Unpacked,
     /// Devices that only root may create: links to them cannot be made either.
     skipped: HashSet<Vec<u8>>,
+    /// Bytes that `ladder` and `skipped` take.
+    remembered: usize,
 }
 
 /// Unpacks the whole stream into `staging`, an empty directory. Only a part of it is written through to the disk yet.
@@ -85,13 +91,19 @@ pub fn unpack_picked(
     pick: &mut Pick,
     cancel: &CancellationToken,
 ) -> Result<(Unpacked, Vec<String>), DirectoryError> {
-    unpack_each(stream, staging, cancel, |unpacker, member, reader| match pick.look(&member) {
-        Choice::Leave => Ok(()),
-        Choice::Take(above) => {
-            above.into_iter().try_for_each(|directory| unpacker.member(directory, reader))?;
-            unpacker.member(member, reader)
+    unpack_each(stream, staging, cancel, |unpacker, member, reader| {
+        let choice = pick.look(&member);
+        if pick.is_overfull() {
+            return Err(refused(&member.path, "is one name too many to be remembered: restore the whole archive"));
         }
-        Choice::Borrow(above) => above.into_iter().try_for_each(|directory| unpacker.member(directory, reader)),
+        match choice {
+            Choice::Leave => Ok(()),
+            Choice::Take(above) => {
+                above.into_iter().try_for_each(|directory| unpacker.member(directory, reader))?;
+                unpacker.member(member, reader)
+            }
+            Choice::Borrow(above) => above.into_iter().try_for_each(|directory| unpacker.member(directory, reader)),
+        }
     })
 }
 
@@ -140,6 +152,7 @@ fn unpack_each<R: BufRead>(
         warnings: Warnings::default(),
         unpacked: Unpacked::default(),
         skipped: HashSet::new(),
+        remembered: 0,
     };
     let mut reader = Reader::new(stream);
     while let Some(member) = reader.next_member().map_err(DirectoryError::Archive)? {
@@ -237,6 +250,20 @@ impl Unpacker {
         Ok(())
     }
 
+    fn remember(&mut self, path: &[u8], bytes: usize) -> Result<(), DirectoryError> {
+        self.remembered += bytes;
+        if self.remembered > MAX_REMEMBERED {
+            return Err(refused(path, "lies below directories of more attributes than any real tree has, or is one device too many"));
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, path: &[u8]) -> Result<(), DirectoryError> {
+        self.remember(path, path.len() + size_of::<Vec<u8>>())?;
+        self.skipped.insert(path.to_owned());
+        Ok(())
+    }
+
     fn extend_path(&mut self, part: &[u8]) {
         if !self.path.is_empty() {
             self.path.push(b'/');
@@ -249,7 +276,10 @@ impl Unpacker {
         let left = self.ladder.pop().map_err(|e| write_error(&self.path, e))?;
         if let Some((handle, level)) = left {
             match level.end {
-                End::Member(member) => self.dress(Subject::Open(handle.as_fd()), &member)?,
+                End::Member(member) => {
+                    self.remembered = self.remembered.saturating_sub(member.memory());
+                    self.dress(Subject::Open(handle.as_fd()), &member)?;
+                }
                 End::Time(time) => futimens(&handle, &times(time)).map_err(|e| write_error(&self.path, e))?,
                 End::Root => {}
             }
@@ -260,6 +290,7 @@ impl Unpacker {
     }
 
     fn directory(&mut self, name: &CString, member: Member) -> Result<(), DirectoryError> {
+        self.remember(&member.path, member.memory())?;
         let failed = |error| created(&member.path, error);
         mkdirat(self.ladder.handle(), name, Mode::RWXU).map_err(failed)?;
         let handle = openat(self.ladder.handle(), name, DIRECTORY, Mode::empty()).map_err(failed)?;
@@ -304,7 +335,7 @@ impl Unpacker {
         match from.and_then(|from| linkat(&from, &first, self.ladder.handle(), name, AtFlags::empty())) {
             Ok(()) => Ok(()),
             Err(Errno::NOENT) if self.skipped.contains(target) => {
-                self.skipped.insert(member.path.clone());
+                self.skip(&member.path)?;
                 self.unpacked.known.subtract(member);
                 self.warnings
                     .add("not created: only root may", || format!("`{}` was not created: it links to a device", shown(&member.path)));
@@ -333,7 +364,7 @@ impl Unpacker {
                 self.dress(Subject::Named(directory.as_fd(), name), member)
             }
             Err(Errno::PERM) if matches!(member.kind, MemberKind::CharDevice { .. } | MemberKind::BlockDevice { .. }) => {
-                self.skipped.insert(member.path.clone());
+                self.skip(&member.path)?;
                 self.unpacked.known.subtract(member);
                 let path = shown(&member.path);
                 self.warnings.add("not created: only root may", || format!("`{path}` was not created: only root may create a device"));

@@ -33,6 +33,9 @@ const MINORS: std::ops::RangeInclusive<u8> = 14..=16;
 /// Most bytes of a head: 100,000 objects take about 100 MB.
 const MAX_HEAD: usize = 512 << 20;
 
+/// Most entries of a head. In a hostile one they may take many times as much memory as bytes.
+const MAX_ENTRIES: i64 = 1 << 20;
+
 /// Bytes that are read at once.
 const BUFFER: usize = 256 << 10;
 
@@ -389,6 +392,9 @@ async fn read_head<R: AsyncRead + Unpin>(input: &mut Input<R>) -> Result<(Head, 
     let _database = toc.text().await?;
     let (server, dump) = (toc.text().await?, toc.text().await?);
     let count = toc.number().await?;
+    if count > MAX_ENTRIES {
+        return Err(ArchiveError::Malformed("more entries than any database has"));
+    }
     let mut entries = Vec::new();
     let mut ids = BTreeSet::new();
     for _ in 0..count {

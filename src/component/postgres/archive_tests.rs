@@ -156,7 +156,7 @@ async fn hostile_bytes_are_an_error_and_cost_no_memory() {
             let _ = walk(&hostile[..]).await;
         }
     }
-    let mut huge = Writer::head(14, i64::from(i32::MAX));
+    let mut huge = Writer::head(14, MAX_ENTRIES);
     huge.number(1).number(1).number(i64::from(i32::MAX)).bytes(b"short");
     assert!(matches!(walk(&huge.0[..]).await, Err(ArchiveError::Cut(_))));
     assert!(matches!(walk(&b"-- a script"[..]).await, Err(ArchiveError::Magic)));
@@ -170,4 +170,10 @@ async fn names_of_another_encoding_are_told() {
     w.entry(1, "TABLE", 2, b"caf\xe9", "", None);
     let (head, _) = Archive::open(&w.0[..]).await.expect("an archive");
     assert!(head.lossy);
+}
+
+#[tokio::test]
+async fn more_entries_than_any_database_has_are_refused_before_the_first_is_read() {
+    let head = Writer::head(16, MAX_ENTRIES + 1);
+    assert!(matches!(walk(&head.0[..]).await, Err(ArchiveError::Malformed(_))));
 }

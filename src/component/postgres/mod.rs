@@ -18,21 +18,24 @@ mod apply;
 pub mod archive;
 mod binaries;
 mod connect;
-mod conninfo;
+/// Public so that `fuzz/` and tests can feed it hostile bytes.
+pub mod conninfo;
 mod contents;
 mod destination;
 mod dump;
 mod dumpall;
 pub mod facts;
 pub mod fingerprint;
-mod globals;
+/// Public so that `fuzz/` and tests can feed it hostile bytes.
+pub mod globals;
 mod group;
 mod helper;
 mod inspect;
 mod lines;
 mod load;
 mod passfile;
-mod plain;
+/// Public so that `fuzz/` and tests can feed it hostile bytes.
+pub mod plain;
 mod plan;
 mod proof;
 mod readback;
@@ -42,7 +45,8 @@ mod restore;
 mod restore_error;
 mod rows;
 mod schema;
-mod script;
+/// Public so that `fuzz/` and tests can feed it hostile bytes.
+pub mod script;
 mod selection;
 mod server;
 mod snapshot;
@@ -196,6 +200,7 @@ impl PostgresError {
             Self::Query { source, .. } if source.code() == Some(&SqlState::OUT_OF_MEMORY) => {
                 Some("The server's lock table is full: raise its max_locks_per_transaction.".into())
             }
+            Self::Query { source, .. } if source.code() == Some(&SqlState::DISK_FULL) => Some(restore_error::NO_ROOM.into()),
             Self::Connect { source, .. } if source.code() == Some(&SqlState::INVALID_PASSWORD) => {
                 Some("Check user and password; a secret file loses one line end at its end, nothing else.".into())
             }

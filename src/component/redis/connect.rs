@@ -49,9 +49,14 @@ impl Connection {
             Ok(connected) => connected?,
             Err(_) => return Err(RedisError::Connect { at, source: io::ErrorKind::TimedOut.into() }),
         };
-        let mut connection = Self { wire: BufReader::with_capacity(CHUNK, wire), local, at };
+        let mut connection = Self::over(wire, local, at);
         connection.sign_in(endpoint).await?;
         Ok(connection)
+    }
+
+    /// Not signed in.
+    pub fn over(wire: Box<dyn Wire>, local: IpAddr, at: String) -> Self {
+        Self { wire: BufReader::with_capacity(CHUNK, wire), local, at }
     }
 
     async fn sign_in(&mut self, endpoint: &Endpoint) -> Result<(), RedisError> {

@@ -191,7 +191,7 @@ async fn greet(socket: TcpStream, password: &str) -> io::Result<Replica> {
 }
 
 /// The words of the next command, an array of bulk strings; sizes are bounded, for anyone may connect.
-async fn words<R: AsyncBufReadExt + Unpin>(wire: &mut R) -> io::Result<Vec<Vec<u8>>> {
+pub async fn words<R: AsyncBufReadExt + Unpin>(wire: &mut R) -> io::Result<Vec<Vec<u8>>> {
     let invalid = || io::Error::new(io::ErrorKind::InvalidData, "not a command");
     let count = line(wire).await?.strip_prefix('*').and_then(|n| n.parse::<usize>().ok()).ok_or_else(invalid)?;
     if count > MAX_WORDS {

@@ -19,13 +19,18 @@ mod endpoint;
 mod error;
 mod file;
 mod fingerprint;
-mod info;
+/// Public so that `fuzz/` and tests can feed it hostile bytes.
+pub mod info;
 mod keep;
-pub(super) mod keys;
+/// Public so that `fuzz/` and tests can feed it hostile bytes.
+pub mod keys;
 mod live;
-mod master;
-pub(super) mod rdb;
-mod replication;
+/// Public so that `fuzz/` and tests can feed it hostile bytes.
+pub mod master;
+/// Public so that `fuzz/` and tests can feed it hostile bytes.
+pub mod rdb;
+/// Public so that `fuzz/` and tests can feed it hostile bytes.
+pub mod replication;
 mod restore;
 mod source;
 

@@ -5,6 +5,7 @@
 //! those 40 again. Bare line ends before that keep the connection alive while it saves.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
 use super::RedisError;
-use super::connect::{Connection, Reply, command, line};
+use super::connect::{Connection, Reply, Wire, command, line};
 use super::endpoint::Endpoint;
 
 /// A master that prepares an RDB sends a line end every `repl-ping-replica-period`, 10 s by default; one that is silent for this long is gone.
@@ -42,7 +43,18 @@ pub enum Transfer {
 /// # Errors
 /// [`RedisError::Refused`] when the master says no to a step, with its words.
 pub async fn resync(endpoint: &Endpoint, transfer: Transfer) -> Result<Resync, RedisError> {
-    let mut connection = Connection::open(endpoint).await?;
+    resync_over(Connection::open(endpoint).await?, transfer).await
+}
+
+/// As [`resync`], over a stream to a server that wants no password.
+///
+/// # Errors
+/// As [`resync`].
+pub async fn resync_with(wire: impl Wire + 'static, transfer: Transfer) -> Result<Resync, RedisError> {
+    resync_over(Connection::over(Box::new(wire), Ipv4Addr::LOCALHOST.into(), "a stream".to_owned()), transfer).await
+}
+
+async fn resync_over(mut connection: Connection, transfer: Transfer) -> Result<Resync, RedisError> {
     ordered(&mut connection, "PING", &[b"PING"]).await?;
     if transfer == Transfer::Diskless {
         ordered(&mut connection, "REPLCONF", &[b"REPLCONF", b"capa", b"eof"]).await?;

@@ -9,7 +9,8 @@ use thiserror::Error;
 mod extensions;
 pub(super) mod header;
 pub(super) mod pax;
-pub(in crate::component) mod read;
+/// Public so that `fuzz/` and tests can feed it hostile bytes.
+pub mod read;
 pub(super) mod write;
 
 /// Size of a tar block, in bytes.
@@ -39,6 +40,14 @@ pub struct Member {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Bytes of file content that follow in the archive: for a sparse file the sum of its extents.
     pub size: u64,
+}
+
+impl Member {
+    /// About how many bytes it takes in memory.
+    pub fn memory(&self) -> usize {
+        let attributes: usize = self.xattrs.iter().map(|(name, value)| name.len() + value.len() + 2 * size_of::<Vec<u8>>()).sum();
+        size_of::<Self>() + self.path.len() + self.user.len() + self.group.len() + attributes
+    }
 }
 
 /// What a member is.
