@@ -67,17 +67,12 @@ impl Forged {
     }
 }
 
-#[tokio::test]
-async fn nothing_leaves_the_destination() {
-    let scratch = Scratch::new();
-    scratch.write("outside/secret", "secret");
-    scratch.write("to/place/old", "old");
-    let outside = scratch.join("outside");
-    let outside = outside.as_os_str().as_bytes();
+/// Archives that want to write, or to read, what is outside of the place that they are unpacked in: `outside`, a directory, and `secret` there.
+pub fn archives(outside: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let secret = [outside, b"/secret"].concat();
     let absolute = [outside, b"/new"].concat();
     let f = Forged::new;
-    let hostile: Vec<(&str, Forged)> = vec![
+    let hostile: Vec<(&'static str, Forged)> = vec![
         ("above", f().file(b"../escape")),
         ("above, later", f().directory(b"a").file(b"a/../../escape")),
         ("dots inside", f().directory(b"a").file(b"a/../b")),
@@ -140,10 +135,19 @@ async fn nothing_leaves_the_destination() {
         ("old sparse format", f().entry(EntryType::GNUSparse, b"x", b"", b"")),
         ("unknown type", f().entry(EntryType::new(b'M'), b"x", b"", b"")),
     ];
+    hostile.into_iter().map(|(what, forged)| (what, forged.finished())).collect()
+}
+
+#[tokio::test]
+async fn nothing_leaves_the_destination() {
+    let scratch = Scratch::new();
+    scratch.write("outside/secret", "secret");
+    scratch.write("to/place/old", "old");
+    let outside = scratch.join("outside");
     set_time(&scratch.join("to"), 1, 0);
     let before = Tree::of(scratch.path());
-    for (what, forged) in hostile {
-        let tar: Arc<[u8]> = forged.finished().into();
+    for (what, tar) in archives(outside.as_os_str().as_bytes()) {
+        let tar: Arc<[u8]> = tar.into();
         let part = stored_as(tar.len(), Facts::new(), move || Box::new(io::Cursor::new(tar.clone())));
         let error = stage(&part, &scratch.join("to/place"), false).await.err().unwrap_or_else(|| panic!("{what}: it was accepted"));
         let ours = matches!(
@@ -176,4 +180,24 @@ async fn the_same_tools_forge_an_archive_that_is_accepted() {
     restore(&part, &scratch.join("to/place")).await;
     assert_eq!(names(&scratch.join("to/place")), ["d", "h", "l", "ü"]);
     assert_eq!(names(&scratch.join("to/place/d")), ["x", "y"]);
+}
+
+/// Each directory is entered, and is to get its attributes when it is left: until then they are remembered.
+#[tokio::test]
+async fn directories_within_one_another_cannot_claim_all_memory() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.join("to")).expect("created");
+    let value = vec![b'x'; 3 << 20];
+    let mut forged = Forged::new();
+    for depth in 1..25 {
+        let (path, record) = ("d/".repeat(depth), format!("{} SCHILY.xattr.user.x=", value.len() + 29));
+        let record = [record.as_bytes(), &value, b"\n"].concat();
+        assert_eq!(record.len(), value.len() + 29);
+        forged = forged.entry(EntryType::XHeader, b"pax", b"", &record).directory(path.as_bytes());
+    }
+    let tar: Arc<[u8]> = forged.finished().into();
+    let part = stored_as(tar.len(), Facts::new(), move || Box::new(io::Cursor::new(tar.clone())));
+    let error = stage(&part, &scratch.join("to/place"), false).await.err().expect("refused");
+    assert!(error.to_string().contains("more attributes than any real tree has"), "{error}");
+    assert_eq!(names(&scratch.join("to")), [""; 0]);
 }

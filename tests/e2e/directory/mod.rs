@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, UTIME_OMIT,
 use tokio::io::AsyncReadExt;
 
 mod fingerprint;
-mod hostile;
+pub mod hostile;
 mod mounts;
 mod restore;
 mod source;
@@ -48,6 +48,11 @@ async fn take(options: DirectoryOptions) -> io::Result<Taken> {
     stream.read_to_end(&mut tar).await?;
     let (facts, warnings) = run.notes.take();
     Ok(Taken { tar, facts, warnings, fingerprint: run.notes.take_fingerprint() })
+}
+
+/// The archive that is made of a tree.
+pub async fn tar_of(root: &Path) -> Vec<u8> {
+    take(options(root)).await.expect("read").tar
 }
 
 /// What a manifest says of an archive whose bytes `open` gives.
@@ -89,7 +94,7 @@ fn stored(taken: &Taken) -> StoredComponent {
     stored
 }
 
-async fn stage(part: &StoredComponent, to: &Path, keep_old: bool) -> Result<Box<dyn Staged>, ComponentError> {
+pub async fn stage(part: &StoredComponent, to: &Path, keep_old: bool) -> Result<Box<dyn Staged>, ComponentError> {
     let restore = RestoreOptions { to: Destination::Into(to.to_str().expect("UTF-8").to_owned()), keep_old, ..RestoreOptions::default() };
     let restorer = DirectoryRestorer::new(options(Path::new("/nonexistent")));
     restorer.plan(part, &restore).await?;
@@ -117,7 +122,7 @@ fn noise(length: usize) -> Vec<u8> {
     bytes
 }
 
-fn set_time(path: &Path, seconds: i64, nanos: i64) {
+pub fn set_time(path: &Path, seconds: i64, nanos: i64) {
     let times = Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: seconds, tv_nsec: nanos },

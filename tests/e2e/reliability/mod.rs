@@ -2,9 +2,13 @@
 
 mod clock;
 mod flight;
+mod inputs;
 mod kill;
 mod lease;
+mod model;
+mod power;
 mod privilege;
 mod secrets;
+mod space;
 mod stall;
 mod store_calls;
