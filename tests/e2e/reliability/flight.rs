@@ -356,7 +356,6 @@ fn a_store_that_is_away_for_a_moment_is_waited_for() {
 
 /// A line over which a part takes longer than a minute is slow, not silent: nothing is sent a second time.
 #[test]
-#[ignore = "waits for more than a minute"]
 fn a_part_that_takes_long_is_waited_for() {
     let house = House::new();
     let delay = Fault::Delayed(Duration::from_secs(65));
@@ -372,7 +371,6 @@ fn a_part_that_takes_long_is_waited_for() {
 
 /// What is asked of a store that says nothing any more is asked again, on another connection.
 #[test]
-#[ignore = "waits for more than a minute"]
 fn a_store_that_falls_silent_is_asked_again() {
     let kinds = ["a list", "a lease", "the content of an object"];
     std::thread::scope(|scope| {
