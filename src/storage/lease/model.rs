@@ -87,7 +87,9 @@ impl World {
     fn new() -> Self {
         let store = Slow::default();
         let name = "model".parse().expect("a name");
-        let options = TargetOptions { name, location: Location::File("/nowhere".into()), limit: None, s3: S3Options::default() };
+        // a directory loses no answers
+        let location = Location::S3 { bucket: "model".into(), prefix: String::new() };
+        let options = TargetOptions { name, location, limit: None, s3: S3Options::default() };
         let target = Target::over(&options, Arc::new(store.clone()), "");
         Self { store, target, workers: Default::default(), kept: Vec::new(), number: 0 }
     }
