@@ -20,6 +20,9 @@
 //! for longer than a lease lives: then there is one backup more than there should be, complete and of its own name (see
 //! [`crate::job`]: names are claimed create-only), so that it mixes with no other.
 //!
+//! A renewal that was on its way for minutes and arrives after a later one makes a lease look older than it is, to processes of the same boot.
+//! It may then be taken from a holder that lives; that one learns of it when it looks, and keeps no backup.
+//!
 //! A restore has a lease of its own, under its mark: that tells one that is under way from one that was killed.
 
 use std::fmt;

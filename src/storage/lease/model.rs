@@ -1,6 +1,6 @@
 //! Leases against a model: several workers on hosts whose clocks agree in nothing, over one store that loses answers, refuses requests and
-//! carries some out minutes later. Whatever the order, two runs that overlap never both keep a backup, a live lease is never taken, and the
-//! lease of the dead is free after its lifetime.
+//! carries some out minutes later. Whatever the order, two runs that overlap never both keep a backup, a live lease is not taken unless
+//! a renewal that was on its way for minutes came after a later one, and the lease of the dead is free after its lifetime.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -72,6 +72,8 @@ struct Run {
     created: Option<usize>,
     /// When it last heard that its lease was renewed.
     renewed: Seconds,
+    /// Since then a request that was late has arrived: it may have been an older renewal, which makes the lease look older than it is.
+    overtaken: bool,
 }
 
 struct World {
@@ -109,10 +111,10 @@ impl World {
         let Ok(hold) = taken else { return false };
         let now = self.store.state().now;
         for other in self.workers.iter().flatten() {
-            let live = !other.hold.lost.is_cancelled() && now - other.renewed < TRUST.as_secs();
+            let live = !other.overtaken && !other.hold.lost.is_cancelled() && now - other.renewed < TRUST.as_secs();
             assert!(!live, "worker {worker} took a lease that was renewed {} s ago", now - other.renewed);
         }
-        self.workers[worker] = Some(Run { hold, taken: self.number, confirmed: false, created: None, renewed: now });
+        self.workers[worker] = Some(Run { hold, taken: self.number, confirmed: false, created: None, renewed: now, overtaken: false });
         true
     }
 
@@ -122,7 +124,10 @@ impl World {
         match step {
             Step::Wait(seconds) => self.store.state().now += seconds,
             Step::Fault(fault) => self.store.state().fault = Some(fault),
-            Step::Land => self.store.land().await,
+            Step::Land => {
+                self.store.land().await;
+                self.workers.iter_mut().flatten().for_each(|run| run.overtaken = true);
+            }
             Step::Die(worker) => self.workers[worker] = None,
             Step::Go(worker) if self.workers[worker].is_none() => drop(self.take(worker).await),
             Step::Go(worker) | Step::Renew(worker) | Step::Release(worker) => {
@@ -130,7 +135,7 @@ impl World {
                 match step {
                     Step::Renew(_) => {
                         if run.hold.renew().await.is_ok() {
-                            run.renewed = self.store.state().now;
+                            (run.renewed, run.overtaken) = (self.store.state().now, false);
                         }
                     }
                     Step::Go(_) if run.created.is_some() => {
