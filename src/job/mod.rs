@@ -95,7 +95,7 @@ impl JobError {
 pub async fn run(job: Job, request: Request, engine: &Engine, clock: &dyn Clock, cancel: &CancellationToken) -> Result<Report, JobError> {
     let sources = chosen(&job, &request.only)?;
     let mut reports = Vec::new();
-    let (lanes, leases) = enter(&job, &mut reports).await?;
+    let (lanes, leases) = enter(&job, &mut reports, cancel).await?;
     let run = Run { job: &job, request: &request, engine, clock, cancel, lanes };
     let result = run.attempt(sources, &leases, reports).await;
     for lease in leases {
@@ -112,10 +112,10 @@ fn chosen(job: &Job, only: &[ComponentName]) -> Result<Vec<Arc<dyn Source>>, Job
 }
 
 /// Takes the lease of the job in every target that can be used.
-async fn enter(job: &Job, reports: &mut Vec<TargetReport>) -> Result<(Vec<Arc<Lane>>, Vec<Lease>), JobError> {
+async fn enter(job: &Job, reports: &mut Vec<TargetReport>, cancel: &CancellationToken) -> Result<(Vec<Arc<Lane>>, Vec<Lease>), JobError> {
     let holder = format!("{} process {}", host(), std::process::id());
     let (mut lanes, mut leases) = (Vec::new(), Vec::new());
-    let mut busy = None;
+    let mut refused = None;
     for (name, target) in &job.targets {
         let target = match target {
             Ok(target) => target,
@@ -124,13 +124,22 @@ async fn enter(job: &Job, reports: &mut Vec<TargetReport>) -> Result<(Vec<Arc<La
                 continue;
             }
         };
-        match Lease::acquire(target, &job.name, &holder).await {
+        // a target that does not answer is asked for minutes; a lease that is taken after all goes with this process
+        let acquired = tokio::select! {
+            biased;
+            () = cancel.cancelled() => {
+                refused = Some(JobError::Cancelled);
+                break;
+            }
+            acquired = Lease::acquire(target, &job.name, &holder) => acquired,
+        };
+        match acquired {
             Ok(lease) => {
                 lanes.push(Arc::new(Lane::new(target.clone(), &lease)));
                 leases.push(lease);
             }
             Err(error) if error.is_busy() => {
-                busy = Some(error);
+                refused = Some(JobError::Busy(job.name.clone(), error));
                 break;
             }
             Err(error) => {
@@ -139,8 +148,8 @@ async fn enter(job: &Job, reports: &mut Vec<TargetReport>) -> Result<(Vec<Arc<La
             }
         }
     }
-    let failure = match busy {
-        Some(error) => JobError::Busy(job.name.clone(), error),
+    let failure = match refused {
+        Some(error) => error,
         None if lanes.is_empty() => {
             JobError::NoTarget { job: job.name.clone(), reasons: reports.iter().filter_map(|r| r.failure.clone()).collect() }
         }

@@ -67,15 +67,7 @@ impl House {
 
     fn kill(&self, args: &[&str], at: usize, side: Side) -> bool {
         let gate = self.gate(at, side);
-        let program = self.behind(&gate);
-        let mut child = program.spawn(args);
-        let reached = gate.reached(&mut child);
-        if reached {
-            child.kill().expect("SIGKILL");
-        }
-        let outcome = Outcome::of(child);
-        assert!(reached || outcome.code == Some(0), "{outcome:?}");
-        reached
+        gate.kill(&self.behind(&gate), args)
     }
 
     fn end(&self, end: End) -> Outcome {
@@ -417,6 +409,9 @@ fn what_is_replaced_is_backed_up_first() {
     assert_eq!(list.len(), 2, "{list:?}");
     assert_eq!((list[0]["name"].as_str(), list[1]["replaced_by"].as_str()), (Some(name.as_str()), Some(name.as_str())));
     let safety = list[1]["name"].as_str().expect("a name").to_owned();
+    let table = backstay.succeed(&["listbackups"]).stdout;
+    let marked: Vec<&str> = table.lines().filter(|line| line.contains("complete, safety")).collect();
+    assert!(matches!(marked[..], [line] if line.contains(&safety)), "{table}");
     // it is whole
     backstay.succeed(&["restore", &safety, "--yes", "--no-safety-backup"]);
     site.assert_is(&old);

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use super::program::{Backstay, Outcome};
 use super::proxy::{Fault, Proxy, Request};
 
 /// Of the request that is stopped at.
@@ -95,6 +96,18 @@ impl Gate {
                 return self.reached.try_recv().is_ok();
             }
         }
+    }
+
+    /// Starts `program`, which talks through this gate, and kills it when the world stands still; false if it ended well before.
+    pub fn kill(&self, program: &Backstay, args: &[&str]) -> bool {
+        let mut child = program.spawn(args);
+        let reached = self.reached(&mut child);
+        if reached {
+            child.kill().expect("SIGKILL");
+        }
+        let outcome = Outcome::of(child);
+        assert!(reached || outcome.code == Some(0), "{outcome:?}");
+        reached
     }
 
     /// Lets the world go on.

@@ -241,7 +241,7 @@ pub(super) async fn locked(endpoint: &Endpoint, patience: &Patience) -> Postgres
     };
     PostgresError::Locked {
         database: endpoint.database().to_owned(),
-        seconds: patience.lock_wait.as_secs_f32(),
+        seconds: (patience.lock_wait.as_secs_f32() * 10.0).round() / 10.0,
         attempts: patience.attempts,
         holders,
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use futures_util::TryStreamExt;
 use object_store::ObjectStore;
 
-use crate::support::{Backstay, Gate, Outcome, Row, Scratch, Seaweed, Side, Tree, assert_same_tree, toml};
+use crate::support::{Backstay, Gate, Row, Scratch, Seaweed, Side, Tree, assert_same_tree, toml};
 
 /// Backups that retention keeps.
 const KEEP: usize = 2;
@@ -68,15 +68,7 @@ impl House {
     /// Kills a command at that request; false if it makes fewer.
     fn kill(&self, args: &[&str], at: usize, side: Side) -> bool {
         let gate = Gate::at(self.server.port(), at, side);
-        let program = self.behind(&gate);
-        let mut child = program.spawn(args);
-        let reached = gate.reached(&mut child);
-        if reached {
-            child.kill().expect("SIGKILL");
-        }
-        let outcome = Outcome::of(child);
-        assert!(reached || outcome.code == Some(0), "{outcome:?}");
-        reached
+        gate.kill(&self.behind(&gate), args)
     }
 
     /// Each that is listed, restored to be looked at, is what was there when it was made.

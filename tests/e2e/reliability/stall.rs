@@ -180,3 +180,20 @@ fn a_dump_behind_a_lock_gives_up_tries_again_and_names_who_is_in_the_way() {
     }
     .print();
 }
+
+/// While a target that does not answer is asked for the lease, for minutes, a run can be stopped.
+#[test]
+fn a_run_that_waits_for_the_answer_of_a_target_is_stopped_at_once() {
+    let (_media, media) = directory(1);
+    let server = Seaweed::start();
+    let gate = Gate::new(server.port(), ".backstay/leases/", 1, Side::Before);
+    let target = toml::s3_target_by("s3", &gate.endpoint(), &server, Seaweed::BUCKET);
+    let backstay = Backstay::new(&[job("components = [\"media\"]"), media, target].concat());
+    let mut child = backstay.spawn(&["backup"]);
+    assert!(gate.reached(&mut child));
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("send a signal");
+    // the gate stays shut: what waited for it would fail for the target, after three minutes
+    Outcome::of(child).expect_code(130);
+    Row { scenario: "a run is stopped while its target does not answer", faults: "SIGTERM before the answer to the lease", runs: 1 }
+        .print();
+}
