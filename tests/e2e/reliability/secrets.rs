@@ -1,5 +1,7 @@
 //! What others on the machine can see of a backup's secrets.
 
+use rustix::process::{Resource, Rlimit};
+
 use crate::support::process::child_of;
 use crate::support::{Backstay, Major, Postgres, Row, Scratch, toml};
 
@@ -23,6 +25,8 @@ fn children_get_what_they_need_and_nobody_a_core_dump() {
         .env("AUTHENTIK_SECRET_KEY", CANARY)
         .env("PGPASSFILE", CANARY)
         .env("LD_LIBRARY_PATH", CANARY);
+    // whoever starts it may allow them
+    rustix::process::setrlimit(Resource::Core, Rlimit { current: None, maximum: None }).expect("this test needs root");
     let mut program = backstay.spawn(&["backup"]);
     // not the one that is asked for its version
     let dump = child_of(program.id(), "--snapshot=");

@@ -191,8 +191,9 @@ fn a_run_that_waits_for_the_answer_of_a_target_is_stopped_at_once() {
     let backstay = Backstay::new(&[job("components = [\"media\"]"), media, target].concat());
     let mut child = backstay.spawn(&["backup"]);
     assert!(gate.reached(&mut child));
+    server.freeze();
     kill_process(Pid::from_child(&child), Signal::TERM).expect("send a signal");
-    // the gate stays shut: what waited for it would fail for the target, after three minutes
+    // no answer comes: who waited for one would fail for the target, after three minutes
     Outcome::of(child).expect_code(130);
     Row { scenario: "a run is stopped while its target does not answer", faults: "SIGTERM before the answer to the lease", runs: 1 }
         .print();
