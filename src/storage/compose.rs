@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -86,6 +86,8 @@ struct Composed {
     parts: Mutex<BTreeMap<u32, PartId>>,
     /// Those that have left something in the bucket.
     groups: Mutex<BTreeMap<u32, Arc<Group>>>,
+    /// It was said that some stay.
+    told: AtomicBool,
 }
 
 /// The pieces of one part.
@@ -116,6 +118,7 @@ impl Composer {
             id,
             parts: Mutex::default(),
             groups: Mutex::default(),
+            told: AtomicBool::new(false),
         };
         Ok(Self { upload: Arc::new(upload), plan, index: 0, open: None, composed: false, bytes: 0 })
     }
@@ -243,9 +246,11 @@ impl Composed {
             Ok(()) | Err(Error::NotFound { .. }) => {
                 held(&self.groups).remove(&group.index);
             }
-            Err(error) => {
-                tracing::warn!(key = %group.key, %error, "could not remove a temporary object; it is removed a day from now");
+            // they stay for a reason that all of them share
+            Err(error) if !self.told.swap(true, Ordering::SeqCst) => {
+                tracing::warn!(key = %group.key, %error, "could not remove temporary objects; they are removed a day from now, by a run that may");
             }
+            Err(_) => {}
         }
         Ok(())
     }

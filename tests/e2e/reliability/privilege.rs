@@ -87,7 +87,9 @@ fn a_credential_that_may_not_delete_backs_up_and_another_retains() {
     // one after the other: the lease of the first is given back without being deleted
     let names = [(); 3].map(|()| {
         let done = writer.succeed(&["backup", "--json"]);
-        assert!(!done.stderr.contains("could not"), "{}", done.stderr);
+        // if it uploads in pieces, one line says that they stay for a day
+        let complaints: Vec<&str> = done.stderr.lines().filter(|line| line.contains("could not")).collect();
+        assert!(complaints.len() <= 1 && complaints.iter().all(|line| line.contains(".backstay/parts/")), "{}", done.stderr);
         done.json()["name"].as_str().expect("a name").to_owned()
     });
     assert_eq!(house.names(), names);
