@@ -7,6 +7,7 @@
 //! the lease, on hosts whose clocks tell the same second at different times, never write to the same keys. The commit replaces that list.
 
 mod component;
+mod enter;
 mod estimate;
 mod lane;
 mod prune;
@@ -17,12 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use futures_util::future::join_all;
 use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
-use crate::chain::{describe, explain};
+use crate::chain::describe;
 use crate::clock::Clock;
 use crate::component::Source;
 use crate::manifest::{self, ComponentStatus, FORMAT, Manifest, Status};
@@ -32,6 +34,7 @@ use crate::retention::Policy;
 use crate::storage::{Lease, StorageError, Target};
 
 use component::{Outcome, failed};
+use enter::enter;
 use lane::Lane;
 pub use prune::{Pruned, prune};
 pub use report::{Report, TargetReport};
@@ -98,9 +101,7 @@ pub async fn run(job: Job, request: Request, engine: &Engine, clock: &dyn Clock,
     let (lanes, leases) = enter(&job, &mut reports, cancel).await?;
     let run = Run { job: &job, request: &request, engine, clock, cancel, lanes };
     let result = run.attempt(sources, &leases, reports).await;
-    for lease in leases {
-        lease.release().await;
-    }
+    join_all(leases.into_iter().map(Lease::release)).await;
     result
 }
 
@@ -109,56 +110,6 @@ fn chosen(job: &Job, only: &[ComponentName]) -> Result<Vec<Arc<dyn Source>>, Job
         return Err(JobError::NoSuchComponent { job: job.name.clone(), component: unknown.clone() });
     }
     Ok(job.sources.iter().filter(|s| only.is_empty() || only.contains(s.name())).cloned().collect())
-}
-
-/// Takes the lease of the job in every target that can be used.
-async fn enter(job: &Job, reports: &mut Vec<TargetReport>, cancel: &CancellationToken) -> Result<(Vec<Arc<Lane>>, Vec<Lease>), JobError> {
-    let holder = format!("{} process {}", host(), std::process::id());
-    let (mut lanes, mut leases) = (Vec::new(), Vec::new());
-    let mut refused = None;
-    for (name, target) in &job.targets {
-        let target = match target {
-            Ok(target) => target,
-            Err(error) => {
-                reports.push(TargetReport::failed(name, explain(error, error.advice())));
-                continue;
-            }
-        };
-        // a target that does not answer is asked for minutes; a lease that is taken after all goes with this process
-        let acquired = tokio::select! {
-            biased;
-            () = cancel.cancelled() => {
-                refused = Some(JobError::Cancelled);
-                break;
-            }
-            acquired = Lease::acquire(target, &job.name, &holder) => acquired,
-        };
-        match acquired {
-            Ok(lease) => {
-                lanes.push(Arc::new(Lane::new(target.clone(), &lease)));
-                leases.push(lease);
-            }
-            Err(error) if error.is_busy() => {
-                refused = Some(JobError::Busy(job.name.clone(), error));
-                break;
-            }
-            Err(error) => {
-                tracing::error!(target = %name, "{}", describe(&error));
-                reports.push(TargetReport::failed(name, explain(&error, error.advice())));
-            }
-        }
-    }
-    let failure = match refused {
-        Some(error) => error,
-        None if lanes.is_empty() => {
-            JobError::NoTarget { job: job.name.clone(), reasons: reports.iter().filter_map(|r| r.failure.clone()).collect() }
-        }
-        None => return Ok((lanes, leases)),
-    };
-    for lease in leases {
-        lease.release().await;
-    }
-    Err(failure)
 }
 
 struct Run<'a> {
@@ -206,28 +157,9 @@ impl Run<'_> {
 
         let manifest = self.manifest(name, components);
         let mut pruned = Vec::new();
-        for (lane, lease) in self.lanes.iter().zip(leases) {
-            let (mut taken, mut unsure) = (false, false);
-            if lane.failure().is_none()
-                && let Err(error) = self.commit(lane, lease, &manifest).await
-            {
-                // then what lies there belongs to another backup
-                taken = matches!(error, StorageError::Occupied { .. });
-                unsure = error.is_unsure();
-                lane.fail(&error);
-            }
-            let mut report = TargetReport { name: lane.target().name().clone(), failure: lane.failure(), prune_failures: Vec::new() };
-            if report.failure.is_some() {
-                if !taken {
-                    retract(lane, &manifest, unsure).await;
-                }
-            } else if manifest.status == Status::Complete && self.request.replaced_by.is_none() {
-                let catalog = Catalog::new(lane.target().clone());
-                let outcome = prune(&catalog, &self.job.name, &self.job.policy, self.clock.now()).await;
-                pruned.extend(outcome.removed);
-                report.prune_failures = outcome.failures;
-            }
+        for (report, removed) in join_all(self.lanes.iter().zip(leases).map(|(lane, lease)| self.conclude(lane, lease, &manifest))).await {
             reports.push(report);
+            pruned.extend(removed);
         }
         if reports.iter().all(|r| r.failure.is_some()) {
             let reasons = reports.into_iter().filter_map(|r| r.failure).collect();
@@ -417,6 +349,32 @@ impl Run<'_> {
             replaced_by: self.request.replaced_by.clone(),
             components,
         }
+    }
+
+    /// The commit in one lane, and the retention after it; what retention removed.
+    async fn conclude(&self, lane: &Lane, lease: &Lease, manifest: &Manifest) -> (TargetReport, Vec<BackupName>) {
+        let (mut taken, mut unsure) = (false, false);
+        if lane.failure().is_none()
+            && let Err(error) = self.commit(lane, lease, manifest).await
+        {
+            // then what lies there belongs to another backup
+            taken = matches!(error, StorageError::Occupied { .. });
+            unsure = error.is_unsure();
+            lane.fail(&error);
+        }
+        let mut report = TargetReport { name: lane.target().name().clone(), failure: lane.failure(), prune_failures: Vec::new() };
+        let mut removed = Vec::new();
+        if report.failure.is_some() {
+            if !taken {
+                retract(lane, manifest, unsure).await;
+            }
+        } else if manifest.status == Status::Complete && self.request.replaced_by.is_none() {
+            let catalog = Catalog::new(lane.target().clone());
+            let outcome = prune(&catalog, &self.job.name, &self.job.policy, self.clock.now()).await;
+            removed = outcome.removed;
+            report.prune_failures = outcome.failures;
+        }
+        (report, removed)
     }
 
     async fn commit(&self, lane: &Lane, lease: &Lease, manifest: &Manifest) -> Result<(), StorageError> {

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::gate::Hold;
 
@@ -19,6 +19,8 @@ pub struct Request {
     pub method: String,
     /// Path and query.
     pub target: String,
+    /// When its last byte came.
+    pub at: Instant,
     head: Vec<u8>,
     body: Vec<u8>,
 }
@@ -238,7 +240,7 @@ impl Shared {
         let mut body = vec![0; header(&head, "content-length").and_then(|text| text.parse().ok()).unwrap_or(0)];
         from.read_exact(&mut body)?;
         let number = self.seen.fetch_add(1, Ordering::SeqCst) + 1;
-        Ok(Some(Request { number, method, target, head, body }))
+        Ok(Some(Request { number, method, target, at: Instant::now(), head, body }))
     }
 }
 

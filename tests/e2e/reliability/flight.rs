@@ -2,6 +2,7 @@
 //! refused, and a backup is made and restored all the same; what lasts is said once, soon, and leaves nothing.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
@@ -352,6 +353,36 @@ fn a_store_that_is_away_for_a_moment_is_waited_for() {
     assert_eq!(proxy.faults(), 6);
     house.assert_restores(&house.backstay, &name);
     Row { scenario: "a backup", faults: "the store is away for a moment, twice", runs: 1 }.print();
+}
+
+/// What answers "later" is asked no earlier than it says, whatever it was asked for.
+#[test]
+fn a_store_that_says_when_to_come_back_is_not_asked_before() {
+    const LATER: Duration = Duration::from_secs(3);
+    type Which = fn(&crate::support::proxy::Request) -> bool;
+    let kinds: [(Which, u16); 3] = [
+        (|r| r.method == "PUT" && r.path().contains("/leases/"), 503),
+        (|r| r.method == "PUT" && r.target.contains("partNumber=1&"), 429),
+        (|r| r.puts("/manifest.json"), 503),
+    ];
+    let house = House::new();
+    let came: [Arc<Mutex<Vec<Instant>>>; 3] = Default::default();
+    let noted = came.clone();
+    let proxy = Proxy::new(house.server.port(), move |request| {
+        let (at, (_, status)) = kinds.iter().enumerate().find(|(_, (which, _))| which(request))?;
+        let mut came = noted[at].lock().expect("no panic holds it");
+        came.push(request.at);
+        (came.len() == 1).then_some(Fault::Answer(*status, "retry-after: 3\r\n"))
+    });
+    let name = house.behind(&proxy).backup();
+    for (at, came) in came.iter().enumerate() {
+        let came = came.lock().expect("no panic holds it");
+        let pause = came[1].duration_since(came[0]);
+        assert!(pause >= LATER, "request {at} came again after {pause:?}");
+    }
+    assert_eq!(proxy.faults(), kinds.len());
+    house.assert_restores(&house.backstay, &name);
+    Row { scenario: "a backup", faults: "503 and 429 with Retry-After to a lease, a part, the manifest", runs: 1 }.print();
 }
 
 /// A line over which a part takes longer than a minute is slow, not silent: nothing is sent a second time.

@@ -186,6 +186,29 @@ async fn left(bucket: &impl ObjectStore, kept: &str) -> Vec<String> {
     all.into_iter().filter(|key| !key.starts_with(kept) && !key.starts_with(".backstay/leases/")).collect()
 }
 
+/// One that does not answer is waited for minutes, but nothing is kept from the other for that: its lease, first of all.
+#[test]
+fn a_target_that_is_silent_keeps_no_other_waiting_for_its_lease() {
+    let (site, server) = (Site::new(), Seaweed::start());
+    let backstay = site.worker(&toml::s3_target("a-bucket", &server, Seaweed::BUCKET));
+    server.freeze();
+    let mut running = backstay.spawn(&["backup", "--json"]);
+    let lease = site.target.join(".backstay/leases/default/00000000000000000001.json");
+    let deadline = Instant::now() + PATIENCE;
+    while !lease.exists() {
+        assert!(running.try_wait().expect("look at it").is_none(), "it has ended");
+        assert!(Instant::now() < deadline, "it waits for the bucket");
+        std::thread::yield_now();
+    }
+    // and nobody else gets it meanwhile
+    site.worker("").run(&["backup"]).expect_code(11);
+    server.thaw();
+    let name = Outcome::of(running).expect_code(0).json()["name"].as_str().expect("a name").to_owned();
+    site.assert_restores(&site.worker(""), &name);
+    Row { scenario: "a job with two targets, one of which is silent", faults: "a bucket answers nothing when the run begins", runs: 1 }
+        .print();
+}
+
 fn date(path: &Path, age: Duration) {
     std::fs::File::options().write(true).open(path).and_then(|file| file.set_modified(SystemTime::now() - age)).expect("dated");
 }
