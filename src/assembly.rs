@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use crate::component::bucket::{BucketOptions, BucketPlace, BucketRestorer, BucketSource, BucketToDirectory};
 use crate::component::directory::{DirectoryOptions, DirectoryRestorer, DirectorySource};
 use crate::component::postgres::{PostgresOptions, PostgresRestorer, PostgresSource};
 use crate::component::redis::{RedisOptions, RedisRestorer, RedisSource};
-use crate::component::{Restorer, Source};
+use crate::component::{Destination, Detail, Restorer, Source};
 use crate::config::{ComponentOptions, JobSettings, Settings};
 use crate::job::Job;
 use crate::manifest::Kind;
 use crate::name::{ComponentName, TargetName};
-use crate::storage::{Access, StorageError, Target, TargetOptions};
+use crate::storage::{Access, Location, StorageError, Target, TargetOptions};
 
 /// The source of a component.
 pub fn source(options: &ComponentOptions) -> Arc<dyn Source> {
@@ -18,25 +19,56 @@ pub fn source(options: &ComponentOptions) -> Arc<dyn Source> {
         ComponentOptions::Postgres(options) => Arc::new(PostgresSource::new(options.clone())),
         ComponentOptions::Redis(options) => Arc::new(RedisSource::new(options.clone())),
         ComponentOptions::Directory(options) => Arc::new(DirectorySource::new(options.clone())),
+        ComponentOptions::Bucket(options) => Arc::new(BucketSource::new(options.clone())),
     }
 }
 
-/// The restorer of a component that is configured and of the kind that the backup holds.
-pub fn restorer(options: &ComponentOptions, kind: Kind) -> Option<Arc<dyn Restorer>> {
-    match (options, kind) {
-        (ComponentOptions::Postgres(options), Kind::Postgres) => Some(Arc::new(PostgresRestorer::new(options.clone()))),
-        (ComponentOptions::Redis(options), Kind::Redis) => Some(Arc::new(RedisRestorer::new(options.clone()))),
-        (ComponentOptions::Directory(options), Kind::Directory) => Some(Arc::new(DirectoryRestorer::new(options.clone()))),
+/// The restorer of a component of a backup, which is of that kind, for a destination: what is configured under its name, or what the
+/// destination says by itself. `None`: nothing says where it should go.
+pub fn restorer(settings: &Settings, name: &ComponentName, kind: Kind, to: &Destination) -> Option<Arc<dyn Restorer>> {
+    // a place of its own has nothing to do with what is configured
+    let elsewhere = matches!(to, Destination::Throwaway(_));
+    let configured = settings.components.iter().find(|options| options.name() == name && !elsewhere);
+    let to = match to {
+        Destination::Into(text) | Destination::Throwaway(text) => Some(text.as_str()),
+        Destination::Configured | Destination::Beside => None,
+    };
+    Some(match (kind, configured, to) {
+        (Kind::Directory | Kind::Bucket, _, Some(to)) if to.starts_with(BUCKET) => {
+            Arc::new(BucketRestorer::new(bucket_at(settings, name, to)))
+        }
+        (Kind::Postgres, Some(ComponentOptions::Postgres(options)), _) => Arc::new(PostgresRestorer::new(options.clone())),
+        (Kind::Redis, Some(ComponentOptions::Redis(options)), _) => Arc::new(RedisRestorer::new(options.clone())),
+        (Kind::Directory, Some(ComponentOptions::Directory(options)), _) => Arc::new(DirectoryRestorer::new(options.clone())),
+        (Kind::Bucket, Some(ComponentOptions::Bucket(options)), None) => Arc::new(BucketRestorer::new(options.clone())),
+        (_, _, None) => return None,
+        (Kind::Postgres, ..) => Arc::new(PostgresRestorer::new(PostgresOptions::new(name.clone()))),
+        (Kind::Redis, ..) => Arc::new(RedisRestorer::new(RedisOptions::new(name.clone()))),
+        (Kind::Directory, ..) => Arc::new(DirectoryRestorer::new(DirectoryOptions::new(name.clone(), "/".into()))),
+        (Kind::Bucket, ..) => Arc::new(BucketToDirectory::new(name.clone())),
+    })
+}
+
+/// What the destinations in a bucket begin with.
+const BUCKET: &str = "s3://";
+
+/// A bucket that a destination names, with the keys of whatever is configured in it: the component itself, another, or a target.
+fn bucket_at(settings: &Settings, name: &ComponentName, to: &str) -> BucketOptions {
+    let bucket = to[BUCKET.len()..].split('/').next().unwrap_or_default();
+    let buckets = settings.components.iter().filter_map(|options| match options {
+        ComponentOptions::Bucket(options) => Some(options),
         _ => None,
-    }
-}
-
-/// The restorer of a component that this host's configuration does not know; its destination must be given.
-pub fn unconfigured_restorer(name: ComponentName, kind: Kind) -> Arc<dyn Restorer> {
-    match kind {
-        Kind::Postgres => Arc::new(PostgresRestorer::new(PostgresOptions::new(name))),
-        Kind::Redis => Arc::new(RedisRestorer::new(RedisOptions::new(name))),
-        Kind::Directory => Arc::new(DirectoryRestorer::new(DirectoryOptions::new(name, "/".into()))),
+    });
+    let (own, others): (Vec<_>, Vec<_>) = buckets.partition(|options| options.name == *name);
+    let mut same = own.into_iter().chain(others).filter(|options| options.place.bucket == bucket);
+    let known = || {
+        let inside = |target: &&TargetOptions| matches!(&target.location, Location::S3 { bucket: other, .. } if other == bucket);
+        settings.targets.iter().find(inside).map(|target| target.s3.clone()).unwrap_or_default()
+    };
+    let place = BucketPlace::new(bucket, "");
+    match same.next() {
+        Some(options) => BucketOptions { name: name.clone(), place, ..options.clone() },
+        None => BucketOptions { name: name.clone(), place, s3: known(), targets: Vec::new(), fingerprint: Detail::Full },
     }
 }
 

@@ -87,6 +87,7 @@ pub enum Kind {
     Postgres,
     Redis,
     Directory,
+    Bucket,
 }
 
 impl Kind {
@@ -95,6 +96,7 @@ impl Kind {
             Self::Postgres => "postgres",
             Self::Redis => "redis",
             Self::Directory => "directory",
+            Self::Bucket => "bucket",
         }
     }
 }

@@ -154,7 +154,8 @@ pub fn chosen<P>(
     chosen.sort_by_key(|(component, _)| match component.kind {
         Kind::Postgres => 0,
         Kind::Directory => 1,
-        Kind::Redis => 2,
+        Kind::Bucket => 2,
+        Kind::Redis => 3,
     });
     Ok(chosen)
 }

@@ -172,6 +172,9 @@ pub(super) struct RestoreArgs {
     /// Keep what is replaced, under another name
     #[arg(long)]
     pub(super) keep_old: bool,
+    /// Of a bucket, also delete the objects that the backup does not hold
+    #[arg(long)]
+    pub(super) delete_extra: bool,
     /// Do not back up first what is replaced
     #[arg(long)]
     pub(super) no_safety_backup: bool,

@@ -14,6 +14,7 @@ use crate::assembly;
 use crate::catalog::Catalog;
 use crate::chain::describe;
 use crate::clock::{Clock, SystemClock};
+use crate::component::Destination;
 use crate::config::Settings;
 use crate::drill::{Drill, DrillError, Outcome, Part, Trial, findings};
 use crate::error::Error;
@@ -63,8 +64,8 @@ pub(super) async fn drill(
     let held = |c: &&crate::manifest::Component| c.status == ComponentStatus::Complete && wanted(&c.name);
     let part = |c: &crate::manifest::Component| Part {
         name: c.name.clone(),
-        configured: settings.components.iter().find(|o| *o.name() == c.name).and_then(|o| assembly::restorer(o, c.kind)),
-        anywhere: assembly::unconfigured_restorer(c.name.clone(), c.kind),
+        configured: assembly::restorer(settings, &c.name, c.kind, &Destination::Beside),
+        anywhere: assembly::restorer(settings, &c.name, c.kind, &Destination::Throwaway(String::new())).expect("a destination is given"),
     };
     let parts: Vec<Part> = manifest.components.iter().filter(held).map(part).collect();
     if let Some(missing) = only.iter().find(|name| parts.iter().all(|part| part.name != **name)) {

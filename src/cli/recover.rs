@@ -90,11 +90,8 @@ impl<'a> Finder<'a> {
         for step in &entry.parts {
             let to = into.iter().find(|(name, _)| *name == step.component).map(|(_, to)| Destination::Into(to.clone()));
             let options = RestoreOptions { to: to.unwrap_or_else(|| step.options.to.clone()), ..step.options.clone() };
-            let configured = self.settings.components.iter().find(|c| *c.name() == step.component);
-            let configured = configured.and_then(|c| assembly::restorer(c, step.kind));
-            let restorer = match configured {
+            let restorer = match assembly::restorer(self.settings, &step.component, step.kind, &options.to) {
                 Some(restorer) => restorer,
-                None if options.to != Destination::Configured => assembly::unconfigured_restorer(step.component.clone(), step.kind),
                 None => {
                     return Err(Error::Usage {
                         what: format!("component `{}` of the unfinished restore is not configured here", step.component),

@@ -139,6 +139,7 @@ fn parts(
         databases: args.database.clone(),
         tables: args.table.clone(),
         paths: args.path.clone(),
+        delete_extra: args.delete_extra,
         no_owner: args.no_owner,
         jobs: args.jobs,
         stamp: SystemClock.now().format("%Y%m%d-%H%M%S").to_string(),
@@ -152,9 +153,8 @@ fn parts(
         })?;
         kinds.push(kind);
         let into = destinations.iter().position(|(n, _)| *n == name).map(|at| destinations.swap_remove(at).1);
-        let configured = settings.components.iter().find(|c| *c.name() == name).and_then(|c| assembly::restorer(c, kind));
-        let elsewhere = || into.as_ref().map(|_| assembly::unconfigured_restorer(name.clone(), kind));
-        let restorer = match configured.or_else(elsewhere) {
+        let to = into.map_or(Destination::Configured, Destination::Into);
+        let restorer = match assembly::restorer(settings, &name, kind, &to) {
             Some(restorer) => restorer,
             None => {
                 return Err(Error::Usage {
@@ -163,7 +163,6 @@ fn parts(
                 });
             }
         };
-        let to = into.map_or(Destination::Configured, Destination::Into);
         parts.push(Part { restorer, options: RestoreOptions { to, ..asked.clone() } });
     }
     let ours = [("--no-owner", args.no_owner), ("--jobs", args.jobs.is_some())].into_iter().find(|(_, given)| *given);

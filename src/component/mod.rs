@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::manifest::{self, Facts, Format, Kind};
 use crate::name::{ComponentName, RestoreId};
 
+pub mod bucket;
 pub mod directory;
 pub mod postgres;
 pub mod redis;
@@ -194,6 +195,8 @@ pub struct RestoreOptions {
     pub tables: Vec<postgres::TableName>,
     /// Directories: only what these gitignore-style globs match. It goes into a new directory.
     pub paths: Vec<String>,
+    /// Buckets: delete what the backup does not hold.
+    pub delete_extra: bool,
     /// PostgreSQL: what is restored belongs to who restores; no roles, no privileges.
     pub no_owner: bool,
     /// PostgreSQL: sessions at once; otherwise as many as the server and this machine have room for.
@@ -309,6 +312,8 @@ pub enum ComponentError {
     Redis(#[from] redis::RedisError),
     #[error(transparent)]
     Directory(#[from] directory::DirectoryError),
+    #[error(transparent)]
+    Bucket(#[from] bucket::BucketError),
     /// Nothing to back up, and nobody asked for it by name: a note, not a failure.
     #[error("{0}")]
     Absent(String),
@@ -331,6 +336,7 @@ impl ComponentError {
             Self::Postgres(e) => e.advice(),
             Self::Redis(e) => e.advice(),
             Self::Directory(e) => e.advice(),
+            Self::Bucket(e) => e.advice(),
             Self::Differs(_) => Some("Do not trust this backup: try an older one, or another target's copy.".into()),
             Self::NotHeld { advice, .. } => advice.clone(),
             Self::Absent(_) | Self::Fingerprint(_) | Self::Cancelled => None,

@@ -1,4 +1,4 @@
-//! `[postgres.NAME]`, `[redis.NAME]` and `[directory.NAME]` → [`ComponentOptions`].
+//! `[postgres.NAME]`, `[redis.NAME]`, `[directory.NAME]` and `[bucket.NAME]` → [`ComponentOptions`].
 
 use std::collections::BTreeMap;
 
@@ -6,21 +6,25 @@ use ignore::gitignore::GitignoreBuilder;
 
 use super::ComponentOptions;
 use super::layer::Origin;
-use super::raw::{RawConfig, RawDirectory, RawPostgres, RawRedis};
+use super::raw::{RawBucket, RawConfig, RawDirectory, RawPostgres, RawRedis};
+use super::target;
 use super::validate::{Check, filled};
 use crate::component::Detail;
+use crate::component::bucket::{BucketOptions, BucketPlace};
 use crate::component::directory::DirectoryOptions;
 use crate::component::postgres::{Jobs, PostgresOptions};
 use crate::component::redis::{Method, RedisOptions};
 use crate::secret::Secret;
+use crate::storage::{Location, TargetOptions};
 
 /// Every component whose keys make one; else the faults are in `check`.
-pub(super) fn all(raw: &RawConfig, check: &mut Check<'_>) -> Vec<ComponentOptions> {
+pub(super) fn all(raw: &RawConfig, targets: &[TargetOptions], check: &mut Check<'_>) -> Vec<ComponentOptions> {
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
     let kinds = [
         ("postgres", raw.postgres.keys().collect::<Vec<_>>()),
         ("redis", raw.redis.keys().collect()),
         ("directory", raw.directory.keys().collect()),
+        ("bucket", raw.bucket.keys().collect()),
     ];
     for (kind, names) in &kinds {
         for name in names {
@@ -35,6 +39,7 @@ pub(super) fn all(raw: &RawConfig, check: &mut Check<'_>) -> Vec<ComponentOption
     let mut all: Vec<_> = postgres.collect();
     all.extend(raw.redis.iter().filter_map(|(name, o)| Some(ComponentOptions::Redis(redis(name, o, check)?))));
     all.extend(raw.directory.iter().filter_map(|(name, o)| Some(ComponentOptions::Directory(directory(name, o, check)?))));
+    all.extend(raw.bucket.iter().filter_map(|(name, o)| Some(ComponentOptions::Bucket(bucket(name, o, targets, check)?))));
     all
 }
 
@@ -110,6 +115,29 @@ fn directory(name: &str, raw: &RawDirectory, check: &mut Check<'_>) -> Option<Di
         required: check.merged.is_ours(&["directory", name]),
         fingerprint: detail(&raw.fingerprint),
     })
+}
+
+fn bucket(name: &str, raw: &RawBucket, targets: &[TargetOptions], check: &mut Check<'_>) -> Option<BucketOptions> {
+    let keys = raw.as_target();
+    let place = target::bucket(name, &keys, check);
+    let s3 = target::s3("bucket", name, &keys, check);
+    let (bucket, prefix) = place?;
+    let place = BucketPlace::new(&bucket, &prefix);
+    let mut left_out = Vec::new();
+    for target in targets.iter().filter(|target| target.s3.endpoint == s3.endpoint) {
+        let Location::S3 { bucket: other, prefix } = &target.location else { continue };
+        if *other != bucket {
+            continue;
+        }
+        let backups = BucketPlace::new(other, prefix).prefix;
+        if place.prefix.starts_with(&backups) {
+            let text = format!("[targets.{}] stores backups there too: give the target a prefix of its own", target.name);
+            check.fault(&["bucket", name, "url"], text);
+        } else if backups.starts_with(&place.prefix) {
+            left_out.push(backups);
+        }
+    }
+    Some(BucketOptions { name: check.name("bucket", name)?, place, s3, targets: left_out, fingerprint: detail(&raw.fingerprint) })
 }
 
 /// How much a fingerprint says; other words are a fault that was told already.

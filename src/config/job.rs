@@ -22,8 +22,12 @@ use crate::storage::{Location, TargetOptions};
 
 /// The job, if its keys make one; else the faults are in `check`.
 pub(super) fn options(name: &str, raw: &RawJob, config: &RawConfig, check: &mut Check<'_>) -> Option<JobSettings> {
-    let components: Vec<&str> =
-        config.postgres.keys().chain(config.redis.keys()).chain(config.directory.keys()).map(String::as_str).collect();
+    let components: Vec<&str> = (config.postgres.keys())
+        .chain(config.redis.keys())
+        .chain(config.directory.keys())
+        .chain(config.bucket.keys())
+        .map(String::as_str)
+        .collect();
     let targets: Vec<&str> = config.targets.keys().map(String::as_str).collect();
     let components: Vec<ComponentName> = chosen(&raw.components, &components, &["jobs", name, "components"], "component", check);
     let targets: Vec<TargetName> = chosen(&raw.targets, &targets, &["jobs", name, "targets"], "target", check);

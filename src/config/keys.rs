@@ -87,7 +87,8 @@ impl Section {
 fn fields_of(section: &str) -> &'static [&'static str] {
     match section {
         "jobs" => fields::<raw::RawJob>(),
-        "targets" | "bucket" => fields::<raw::RawTarget>(),
+        "targets" => fields::<raw::RawTarget>(),
+        "bucket" => fields::<raw::RawBucket>(),
         "postgres" => fields::<raw::RawPostgres>(),
         "redis" => fields::<raw::RawRedis>(),
         "directory" => fields::<raw::RawDirectory>(),

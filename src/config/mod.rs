@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::component::bucket::BucketOptions;
 use crate::component::directory::DirectoryOptions;
 use crate::component::postgres::PostgresOptions;
 use crate::component::redis::RedisOptions;
@@ -163,6 +164,7 @@ pub enum ComponentOptions {
     Postgres(PostgresOptions),
     Redis(RedisOptions),
     Directory(DirectoryOptions),
+    Bucket(BucketOptions),
 }
 
 impl ComponentOptions {
@@ -171,6 +173,7 @@ impl ComponentOptions {
             Self::Postgres(o) => &o.name,
             Self::Redis(o) => &o.name,
             Self::Directory(o) => &o.name,
+            Self::Bucket(o) => &o.name,
         }
     }
 }

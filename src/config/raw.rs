@@ -111,10 +111,9 @@ pub(super) struct RawConfig {
     /// there is noted in the backup, while one that is configured must be there.
     #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9][a-z0-9-]{0,63}$" }))]
     pub directory: BTreeMap<String, RawDirectory>,
-    /// A bucket as a source, with the keys of a target.
-    #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9][a-z0-9-]{0,63}$" },
-        "x-later" = "buckets as a source are not in this version; remove the section, so that nobody believes the bucket to be backed up"))]
-    pub bucket: BTreeMap<String, RawTarget>,
+    /// An S3 bucket as a source.
+    #[schemars(extend("propertyNames" = { "pattern": "^[a-z0-9][a-z0-9-]{0,63}$" }))]
+    pub bucket: BTreeMap<String, RawBucket>,
     /// Encryption of every artifact with age.
     pub encryption: RawEncryption,
     /// The long-running service.
@@ -259,6 +258,78 @@ impl Default for RawTarget {
             checksum: "none".into(),
             web_identity: BTreeMap::new(),
             insecure_skip_verify: false,
+        }
+    }
+}
+
+/// `[bucket.NAME]`
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "A bucket", rename = "Bucket")]
+pub(super) struct RawBucket {
+    /// `s3://bucket`, or `s3://bucket/prefix` for what lies below the prefix. What targets in the same bucket hold is left out.
+    pub url: String,
+    /// URL of the server, such as `https://minio.example.com:9000`. Unset: AWS.
+    pub endpoint: String,
+    /// Region. Unset: `$AWS_REGION`, else `us-east-1`.
+    pub region: String,
+    /// Access key. Unset: `$AWS_ACCESS_KEY_ID`.
+    pub access_key_id: SecretText,
+    /// Secret key. Unset: `$AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: SecretText,
+    /// Session token. Unset: `$AWS_SESSION_TOKEN`, when the keys come from the environment too.
+    pub session_token: SecretText,
+    /// Where the name of the bucket goes in a request. Unset: path with an endpoint, virtual without.
+    #[schemars(extend("enum" = ["", "path", "virtual"]))]
+    pub addressing: String,
+    /// Let the endpoint be `http://`. Keys are signed, but the data is readable on the way.
+    pub allow_http: bool,
+    /// PEM file of certificate authorities to trust besides the system's.
+    pub ca_file: String,
+    /// What a backup notes for a restore to be compared with: hashes of all keys, contents and headers, only how many objects and bytes
+    /// there are, or nothing. With hashes, a restore reads the new objects once.
+    #[schemars(extend("enum" = ["full", "counts", "off"]))]
+    pub fingerprint: String,
+    /// Set by authentik's environment only.
+    #[schemars(skip)]
+    pub insecure_skip_verify: bool,
+}
+
+impl Default for RawBucket {
+    fn default() -> Self {
+        let RawTarget { url, endpoint, region, access_key_id, secret_access_key, session_token, addressing, allow_http, ca_file, .. } =
+            RawTarget::default();
+        Self {
+            url,
+            endpoint,
+            region,
+            access_key_id,
+            secret_access_key,
+            session_token,
+            addressing,
+            allow_http,
+            ca_file,
+            fingerprint: "full".into(),
+            insecure_skip_verify: false,
+        }
+    }
+}
+
+impl RawBucket {
+    /// The keys that a target has too.
+    pub fn as_target(&self) -> RawTarget {
+        RawTarget {
+            url: self.url.clone(),
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            access_key_id: self.access_key_id.clone(),
+            secret_access_key: self.secret_access_key.clone(),
+            session_token: self.session_token.clone(),
+            addressing: self.addressing.clone(),
+            allow_http: self.allow_http,
+            ca_file: self.ca_file.clone(),
+            insecure_skip_verify: self.insecure_skip_verify,
+            ..RawTarget::default()
         }
     }
 }

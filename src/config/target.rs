@@ -15,21 +15,21 @@ const PART: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=5 * 1024 * 1024 * 
 
 /// The target, if its keys make one; else the faults are in `check`.
 pub(super) fn options(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Option<TargetOptions> {
-    let location = location(name, raw, check);
+    let location = location("targets", name, raw, check);
     let s3 = match &location {
         Some(Location::File(_)) => {
             s3_keys_of_a_directory(name, check);
             S3Options { max_parts: raw.max_parts, ..S3Options::default() }
         }
         // the keys of a target whose url is wrong are still looked at
-        _ => s3(name, raw, check),
+        _ => s3("targets", name, raw, check),
     };
     let limit = limit(name, &raw.limit, check);
     Some(TargetOptions { name: check.name("targets", name)?, location: location?, limit, s3 })
 }
 
-fn location(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Option<Location> {
-    let path = ["targets", name, "url"];
+fn location(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Option<Location> {
+    let path = [section, name, "url"];
     let url = raw.url.as_str();
     if url.is_empty() {
         if !check.is_faulty(&path) {
@@ -79,6 +79,25 @@ fn location(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Option<Locati
     }
 }
 
+/// The bucket of a source, and the prefix in it.
+pub(super) fn bucket(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Option<(String, String)> {
+    let path = ["bucket", name, "url"];
+    if raw.url.is_empty() {
+        if !check.is_faulty(&path) {
+            check.fault(&path, "is missing: which bucket is it? (`s3://bucket/prefix`)");
+        }
+        return None;
+    }
+    if raw.url.starts_with("file://") {
+        check.fault(&path, "is a directory: make it a `[directory.NAME]` with a `path`");
+        return None;
+    }
+    match location("bucket", name, raw, check)? {
+        Location::S3 { bucket, prefix } => Some((bucket, prefix)),
+        Location::File(_) => None,
+    }
+}
+
 fn is_bucket(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
@@ -93,11 +112,12 @@ fn s3_keys_of_a_directory(name: &str, check: &mut Check<'_>) {
     }
 }
 
-fn s3(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> S3Options {
+/// The keys of S3, in a section of either kind.
+pub(super) fn s3(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) -> S3Options {
     let from_env = |variable: &str, check: &Check<'_>| {
         check.options.env.get(variable).filter(|v| !v.is_empty()).map(|_| Secret::Env { name: variable.into(), default: None })
     };
-    endpoint(name, raw, check);
+    endpoint(section, name, raw, check);
     let (mut id, mut key, mut token) = (raw.access_key_id.0.clone(), raw.secret_access_key.0.clone(), raw.session_token.0.clone());
     // a token belongs to its keys: never one of the environment to keys of the file
     if id.is_none() && key.is_none() {
@@ -106,8 +126,8 @@ fn s3(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> S3Options {
         token = token.or_else(|| from_env("AWS_SESSION_TOKEN", check));
     }
     match (&id, &key) {
-        (Some(_), None) => missing_half(name, "secret_access_key", "access_key_id", check),
-        (None, Some(_)) => missing_half(name, "access_key_id", "secret_access_key", check),
+        (Some(_), None) => missing_half(section, name, "secret_access_key", "access_key_id", check),
+        (None, Some(_)) => missing_half(section, name, "access_key_id", "secret_access_key", check),
         _ => {}
     }
     let variable = |name: &str| check.options.env.get(name).filter(|v| !v.is_empty()).cloned();
@@ -133,15 +153,15 @@ fn s3(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> S3Options {
     }
 }
 
-fn missing_half(name: &str, missing: &str, given: &str, check: &mut Check<'_>) {
-    let path = ["targets", name, missing];
+fn missing_half(section: &str, name: &str, missing: &str, given: &str, check: &mut Check<'_>) {
+    let path = [section, name, missing];
     if !check.is_faulty(&path) {
         check.fault(&path, format!("is missing: `{given}` is set"));
     }
 }
 
-fn endpoint(name: &str, raw: &RawTarget, check: &mut Check<'_>) {
-    let path = ["targets", name, "endpoint"];
+fn endpoint(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) {
+    let path = [section, name, "endpoint"];
     if raw.endpoint.is_empty() {
         return;
     }

@@ -53,7 +53,7 @@ pub(super) fn settings(raw: &RawConfig, check: &mut Check<'_>) -> Option<Setting
     not_in_this_version(check);
     misplaced_references(check);
     let targets: Vec<_> = raw.targets.iter().filter_map(|(name, target)| target::options(name, target, check)).collect();
-    let components = component::all(raw, check);
+    let components = component::all(raw, &targets, check);
     let jobs: Vec<_> = raw.jobs.iter().filter_map(|(name, job)| job::options(name, job, raw, check)).collect();
     let worker = worker(&raw.worker, check);
     same_places(&targets, check);

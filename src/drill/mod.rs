@@ -164,7 +164,7 @@ impl Drill {
             let outcome = match component.kind {
                 Kind::Postgres => self.postgres(component, part, &mut notes, cancel).await,
                 Kind::Redis => self.redis(component, part, &mut notes, cancel).await,
-                Kind::Directory => self.directory(component, part, &mut notes, cancel).await,
+                Kind::Directory | Kind::Bucket => self.directory(component, part, &mut notes, cancel).await,
             };
             let outcome = match outcome {
                 Ok(outcome) => outcome,

@@ -25,6 +25,7 @@ pub(super) fn text(manifest: &Manifest, components: &[&Component]) -> String {
             Kind::Postgres => postgres(component, &mut text),
             Kind::Redis => redis(component, &mut text),
             Kind::Directory => directory(component, &mut text),
+            Kind::Bucket => bucket(component, &mut text),
         }
         for warning in &component.warnings {
             let _ = writeln!(text, "\nNoted when it was made: {}", told(warning));
@@ -119,6 +120,22 @@ fn directory(component: &Component, text: &mut String) {
             quoted(&plain_path(artifact)),
             quoted(path),
             quoted(path)
+        );
+    }
+}
+
+fn bucket(component: &Component, text: &mut String) {
+    let url = fact(component, "url").unwrap_or("s3://restored");
+    for artifact in component.content() {
+        let new = quoted(&format!("{}.new", component.name));
+        let _ = write!(
+            text,
+            "\n## {}: bucket\n\nEach object is a file; its type is the extended attribute `user.mime_type`, its other headers are `user.s3.*`. A \
+             key that is no path is `user.s3.key`. `aws s3 sync` guesses types by suffixes: set those that differ afterwards.\n\n```sh\nmkdir {new}\n\
+             tar -x --xattrs --xattrs-include='user.*' -C {new} -f {}\naws s3 sync {new} {}\n```\n",
+            component.name,
+            quoted(&plain_path(artifact)),
+            quoted(url)
         );
     }
 }

@@ -21,7 +21,7 @@ use super::error::element;
 use super::retry::Retries;
 
 /// What a key keeps in a URL and in `x-amz-copy-source`.
-const KEY: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+pub(super) const KEY: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 /// A bucket, and what its requests need.
 #[derive(Clone)]
@@ -76,12 +76,28 @@ impl Bucket {
     /// ListMultipartUploads: those of keys that begin with `prefix`, the first thousand.
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html>
     pub(super) async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>> {
+        let mut url = self.root().await?;
+        url.query_pairs_mut().append_pair("prefix", prefix).append_pair("uploads", "");
+        Ok(uploads(&self.send(Method::GET, &url, None).await?))
+    }
+
+    /// The URL of the bucket itself, with a slash at its end.
+    pub(super) async fn root(&self) -> Result<Url> {
         let some_key = Path::from("key");
         let mut url = self.url(&some_key).await?;
         let root = url.path().trim_end_matches(some_key.as_ref()).to_owned();
         url.set_path(&root);
-        url.query_pairs_mut().append_pair("prefix", prefix).append_pair("uploads", "");
-        Ok(uploads(&self.send(Method::GET, &url, None).await?))
+        Ok(url)
+    }
+
+    pub(super) async fn client(&self) -> Result<&HttpClient> {
+        self.client.get_or_try_init(async || Connector.connect(&self.options)).await
+    }
+
+    /// Signs a request.
+    pub(super) async fn authorize(&self, request: &mut HttpRequest) -> Result<()> {
+        let credential = self.store.credentials().get_credential().await?;
+        AwsAuthorizer::new(&credential, "s3", &self.region).try_authorize(request, None)
     }
 
     /// The object's URL, in the style of addressing that the store was built with.
@@ -106,9 +122,7 @@ impl Bucket {
     }
 
     async fn attempt(&self, method: Method, url: &Url, header: Option<&(&'static str, String)>) -> Result<String, Failure> {
-        let client = self.client.get_or_try_init(async || Connector.connect(&self.options)).await;
-        let client = client.map_err(Failure::Lasting)?;
-        let credential = self.store.credentials().get_credential().await.map_err(Failure::Passing)?;
+        let client = self.client().await.map_err(Failure::Lasting)?;
         let mut request = HttpRequest::new(HttpRequestBody::empty());
         *request.method_mut() = method;
         *request.uri_mut() = url.as_str().parse().map_err(|e| Failure::Lasting(failed(e)))?;
@@ -116,7 +130,7 @@ impl Bucket {
             let value = HeaderValue::from_str(value).map_err(|e| Failure::Lasting(failed(e)))?;
             request.headers_mut().insert(*name, value);
         }
-        AwsAuthorizer::new(&credential, "s3", &self.region).try_authorize(&mut request, None).map_err(Failure::Lasting)?;
+        self.authorize(&mut request).await.map_err(Failure::Passing)?;
         let response = client.execute(request).await.map_err(|e| Failure::Passing(failed(e)))?;
         let status = response.status();
         let body = response.into_body().bytes().await.map_err(|e| Failure::Passing(failed(e)))?;

@@ -144,40 +144,45 @@ impl StorageError {
     }
 
     fn advice_by_cause(&self) -> Option<String> {
-        let mut text = self.to_string();
-        let mut cause = match self {
-            Self::Call { source, .. } => Some(&source.0 as &(dyn std::error::Error + 'static)),
-            other => other.source(),
-        };
-        while let Some(error) = cause {
-            if let Some(io) = error.downcast_ref::<std::io::Error>()
-                && let Some(advice) = advice_for_io(io.kind())
-            {
-                return Some(advice.to_owned());
-            }
-            text.push_str(&error.to_string());
-            cause = error.source();
+        match self {
+            Self::Call { source, .. } => advice_for(&source.0, "the target"),
+            other => other.source().and_then(|source| advice_for(source, "the target")),
         }
-        // error codes of S3: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
-        let known = [
-            ("NoSuchBucket", "Create the bucket, or correct the target's `url`."),
-            ("InvalidAccessKeyId", "Check `access_key_id` of the target."),
-            ("SignatureDoesNotMatch", "Check `secret_access_key` and `region` of the target."),
-            ("AuthorizationHeaderMalformed", "Set `region` of the target to the region of the bucket."),
-            ("PermanentRedirect", "Set `region` of the target to the region of the bucket."),
-            ("RequestTimeTooSkewed", "Set this machine's clock: it differs from the store's by more than 15 minutes."),
-            ("ExpiredToken", "Renew `session_token` of the target."),
-            ("InvalidToken", "Check `session_token` of the target."),
-            ("AccessDenied", "Grant ListBucket, GetObject, PutObject, DeleteObject and AbortMultipartUpload on the bucket and its prefix."),
-            ("`max_parts`", "Raise `max_parts` or `part_size` of the target, as far as the provider allows."),
-            ("EntityTooLarge", "The store limits the size of an object: raise its limit."),
-            ("UnknownIssuer", "Set `ca_file` of the target to the certificate of its authority."),
-            ("Connection refused", "Check `endpoint` of the target, and that the store runs."),
-            ("dns error", "Check `endpoint` of the target: its name cannot be resolved."),
-            ("HTTPS", "Set `allow_http = true` if the endpoint is meant to be plain http."),
-        ];
-        known.iter().find(|(code, _)| text.contains(code)).map(|(_, advice)| (*advice).to_owned())
     }
+}
+
+/// What to do about a cause; `section` is where it is configured.
+pub(super) fn advice_for(cause: &(dyn std::error::Error + 'static), section: &str) -> Option<String> {
+    let mut text = String::new();
+    let mut next = Some(cause);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && let Some(advice) = advice_for_io(io.kind())
+        {
+            return Some(advice.to_owned());
+        }
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    // error codes of S3: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+    let known = [
+        ("NoSuchBucket", "Create the bucket, or correct the `url` of {section}."),
+        ("InvalidAccessKeyId", "Check `access_key_id` of {section}."),
+        ("SignatureDoesNotMatch", "Check `secret_access_key` and `region` of {section}."),
+        ("AuthorizationHeaderMalformed", "Set `region` of {section} to the region of the bucket."),
+        ("PermanentRedirect", "Set `region` of {section} to the region of the bucket."),
+        ("RequestTimeTooSkewed", "Set this machine's clock: it differs from the store's by more than 15 minutes."),
+        ("ExpiredToken", "Renew `session_token` of {section}."),
+        ("InvalidToken", "Check `session_token` of {section}."),
+        ("AccessDenied", "Grant ListBucket, GetObject, PutObject, DeleteObject and AbortMultipartUpload on the bucket and its prefix."),
+        ("`max_parts`", "Raise `max_parts` or `part_size` of {section}, as far as the provider allows."),
+        ("EntityTooLarge", "The store limits the size of an object: raise its limit."),
+        ("UnknownIssuer", "Set `ca_file` of {section} to the certificate of its authority."),
+        ("Connection refused", "Check `endpoint` of {section}, and that the store runs."),
+        ("dns error", "Check `endpoint` of {section}: its name cannot be resolved."),
+        ("HTTPS", "Set `allow_http = true` if the endpoint is meant to be plain http."),
+    ];
+    known.iter().find(|(code, _)| text.contains(code)).map(|(_, advice)| advice.replace("{section}", section))
 }
 
 fn advice_for_io(kind: ErrorKind) -> Option<&'static str> {

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bucket;
 mod cli;
 mod damage;
 mod directory;

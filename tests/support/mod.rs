@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports, reason = "shared by several test binaries, none of which needs all of it")]
 
 pub mod gate;
+pub mod moto;
 pub mod mount;
 pub mod pg_compare;
 pub mod ports;
@@ -27,6 +28,7 @@ pub mod tools;
 pub mod tree;
 
 pub use gate::{Gate, Side};
+pub use moto::Moto;
 pub use mount::Mount;
 pub use pg_compare::{Fingerprint, assert_same_database};
 pub use postgres::{Major, Postgres};

@@ -36,6 +36,18 @@ pub fn s3_target_by(name: &str, endpoint: &str, server: &Seaweed, place: &str) -
     s3_target(name, server, place).replace(&quoted(server.endpoint()), &quoted(endpoint))
 }
 
+/// A bucket as a source.
+pub fn bucket(name: &str, url: &str, endpoint: &str, access_key: &str, secret_key: &str) -> String {
+    format!(
+        "[bucket.{name}]\nurl = {}\nendpoint = {}\nregion = \"us-east-1\"\nallow_http = true\naccess_key_id = {}\n\
+         secret_access_key = {}\n",
+        quoted(url),
+        quoted(endpoint),
+        quoted(access_key),
+        quoted(secret_key)
+    )
+}
+
 /// With other keys than the server's own.
 pub fn s3_target_as(name: &str, server: &Seaweed, place: &str, access_key: &str, secret_key: &str) -> String {
     format!(

@@ -38,7 +38,7 @@ mod links;
 mod owners;
 mod part;
 mod pick;
-mod pipe;
+pub(super) mod pipe;
 mod place;
 mod restorer;
 mod scout;

@@ -273,10 +273,6 @@ fn what_this_version_would_ignore_is_refused_and_harmless_without_a_value() {
     );
     check("[encryption]\nidentity_file = \"/k\"\n", &format!("2:17: encryption.identity_file: {encryption}"));
     check(
-        "[bucket.b]\nurl = \"s3://b\"\n",
-        "1:9: bucket.b: buckets as a source are not in this version; remove the section, so that nobody believes the bucket to be backed up",
-    );
-    check(
         "[notify]\nurls = [\"https://x\"]\n",
         "2:8: notify.urls: notifications are not in this version; remove the key, so that nobody waits for a message",
     );

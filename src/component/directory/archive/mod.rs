@@ -11,7 +11,7 @@ pub(super) mod header;
 pub(super) mod pax;
 /// Public so that `fuzz/` and tests can feed it hostile bytes.
 pub mod read;
-pub(super) mod write;
+pub(in crate::component) mod write;
 
 /// Size of a tar block, in bytes.
 pub const BLOCK: usize = 512;

@@ -1,0 +1,532 @@
+//! The objects of a bucket by any key, with all of their headers: what a bucket as a source needs.
+//!
+//! object_store's paths cannot spell every key (`a//b`, `dir/`), one such key fails its whole listing, and its traits do not carry every
+//! header. The requests here are those of <https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations_Amazon_Simple_Storage_Service.html>,
+//! signed, sent and repeated as those of [`super::bucket`].
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
+use object_store::client::{HttpError, HttpRequest, HttpRequestBody, HttpResponse};
+use object_store::signer::{HeaderName, HeaderValue, Method};
+use percent_encoding::utf8_percent_encode;
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::bucket::{Bucket, KEY};
+use super::error::{Cause, StorageError, advice_for, element};
+use super::options::S3Options;
+use super::retry::Retries;
+use super::s3;
+use crate::name::TargetName;
+
+/// Largest object that is copied by one request. <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html>
+const LARGEST_COPY: u64 = 5 << 30;
+/// Bytes of a part that the server copies: a multiple of a MiB, such that the largest object has at most 10,000.
+const COPIED_PART: u64 = 1 << 30;
+
+/// Headers that belong to an object, besides `x-amz-meta-*`.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html>
+const KEPT: [&str; 6] = ["cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "expires"];
+/// What the names of a user's own begin with.
+pub const USER: &str = "x-amz-meta-";
+
+/// A request about an object failed.
+#[derive(Debug, Error)]
+#[error("{action} `{key}` in bucket `{bucket}`")]
+pub struct ObjectError {
+    action: &'static str,
+    bucket: String,
+    key: String,
+    #[source]
+    source: Cause,
+}
+
+impl ObjectError {
+    /// Whether there is no such object.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.source.0, object_store::Error::NotFound { .. })
+    }
+
+    /// What the operator can do about it, as a sentence.
+    pub fn advice(&self) -> Option<String> {
+        if matches!(self.source.0, object_store::Error::Precondition { .. }) {
+            return Some("It was replaced while it was read. Run again.".to_owned());
+        }
+        advice_for(&self.source.0, "the bucket's section")
+    }
+}
+
+/// An object as a list tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    pub modified: DateTime<Utc>,
+}
+
+/// An object as its own answer tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Described {
+    /// Bytes.
+    pub size: u64,
+    pub modified: Option<DateTime<Utc>>,
+    /// Its own, sorted: lower-case name and value.
+    pub headers: Vec<(String, String)>,
+    etag: Option<HeaderValue>,
+}
+
+/// A bucket. Clones share the client.
+#[derive(Debug, Clone)]
+pub struct Objects {
+    bucket: Bucket,
+    name: String,
+}
+
+/// An object whose content is being read.
+pub struct Reading {
+    objects: Objects,
+    key: String,
+    described: Described,
+    at: u64,
+    body: Option<BoxStream<'static, Result<Bytes, HttpError>>>,
+    retries: Retries,
+}
+
+/// A large object on its way into the bucket, part by part. It becomes visible by [`Writing::finish`]; one that is dropped leaves parts, so
+/// call [`Writing::abort`].
+#[derive(Debug, Clone)]
+pub struct Writing {
+    objects: Objects,
+    key: String,
+    id: String,
+}
+
+struct Call<'a> {
+    action: &'static str,
+    method: Method,
+    key: &'a str,
+    query: Vec<(&'static str, String)>,
+    headers: Vec<(String, String)>,
+    body: Bytes,
+}
+
+impl<'a> Call<'a> {
+    fn new(action: &'static str, method: Method, key: &'a str) -> Self {
+        Self { action, method, key, query: Vec::new(), headers: Vec::new(), body: Bytes::new() }
+    }
+}
+
+impl Objects {
+    /// Reads the secrets and sets the client up; no request is made yet. `name` is whose options they are.
+    ///
+    /// # Errors
+    /// [`StorageError`] when a secret or a certificate cannot be read.
+    pub fn open(name: &TargetName, bucket: &str, options: &S3Options) -> Result<Self, StorageError> {
+        Ok(Self { bucket: s3::open(name, bucket, options)?, name: bucket.to_owned() })
+    }
+
+    /// Every object whose key begins with `prefix`, in the order of the server; asks for pages as they are wanted.
+    pub fn list(&self, prefix: &str) -> impl Stream<Item = Result<Listed, ObjectError>> + Send + 'static {
+        struct Pages {
+            objects: Objects,
+            prefix: String,
+            page: VecDeque<Listed>,
+            next: Option<Option<String>>,
+        }
+        let pages = Pages { objects: self.clone(), prefix: prefix.to_owned(), page: VecDeque::new(), next: Some(None) };
+        stream::try_unfold(pages, |mut pages| async move {
+            loop {
+                if let Some(listed) = pages.page.pop_front() {
+                    return Ok(Some((listed, pages)));
+                }
+                let Some(token) = pages.next.take() else { return Ok(None) };
+                let page = pages.objects.page(&pages.prefix, token.as_deref()).await?;
+                pages.page = page.listed.into();
+                pages.next = page.next.map(Some);
+            }
+        })
+    }
+
+    async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Page, ObjectError> {
+        let mut call = Call::new("list", Method::GET, "");
+        call.query = vec![("encoding-type", "url".to_owned()), ("list-type", "2".to_owned()), ("prefix", prefix.to_owned())];
+        call.query.extend(token.map(|token| ("continuation-token", token.to_owned())));
+        let text = self.text(&call).await?;
+        let page = page(&text).map_err(|why| self.error("list", prefix, failed(why)))?;
+        if page.next.is_some() && page.next.as_deref() == token {
+            return Err(self.error("list", prefix, failed("the store answers with the same page again and again")));
+        }
+        Ok(page)
+    }
+
+    /// Size and headers; `None` if it is not there.
+    pub async fn head(&self, key: &str) -> Result<Option<Described>, ObjectError> {
+        match self.send(&Call::new("look at", Method::HEAD, key)).await {
+            Ok(response) => Ok(Some(described(&response))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Begins to read an object: size and headers are those of the content that follows.
+    pub async fn read(&self, key: &str) -> Result<Reading, ObjectError> {
+        let response = self.send(&Call { headers: identity(), ..Call::new("read", Method::GET, key) }).await?;
+        let described = described(&response);
+        let body = Some(response.into_body().bytes_stream());
+        Ok(Reading { objects: self.clone(), key: key.to_owned(), described, at: 0, body, retries: Retries::new() })
+    }
+
+    /// Stores a small object, replacing what is there.
+    pub async fn write(&self, key: &str, headers: &[(String, String)], body: Bytes) -> Result<(), ObjectError> {
+        self.send(&Call { headers: headers.to_vec(), body, ..Call::new("write", Method::PUT, key) }).await.map(drop)
+    }
+
+    /// Begins a large object.
+    pub async fn begin(&self, key: &str, headers: &[(String, String)]) -> Result<Writing, ObjectError> {
+        let mut call = Call { headers: headers.to_vec(), ..Call::new("begin the upload of", Method::POST, key) };
+        call.query.push(("uploads", String::new()));
+        let text = self.text(&call).await?;
+        let id = element(&text, "UploadId").ok_or_else(|| self.error(call.action, key, failed("the answer has no UploadId")))?;
+        Ok(Writing { objects: self.clone(), key: key.to_owned(), id: unescaped(id) })
+    }
+
+    /// Copies an object of `size` bytes with its headers, within the server.
+    pub async fn copy(&self, from: &str, to: &str, size: u64) -> Result<(), ObjectError> {
+        let source = format!("{}/{}", self.name, utf8_percent_encode(from, &KEY));
+        if size <= LARGEST_COPY {
+            let headers = vec![("x-amz-copy-source".to_owned(), source)];
+            return self.text(&Call { headers, ..Call::new("copy to", Method::PUT, to) }).await.map(drop);
+        }
+        let Some(whole) = self.head(from).await? else { return Err(self.error("copy", from, not_found(from))) };
+        let writing = self.begin(to, &whole.headers).await?;
+        let copied = async {
+            let mut parts = Vec::new();
+            for (index, start) in (0..size).step_by(usize::try_from(COPIED_PART).unwrap_or(1 << 30)).enumerate() {
+                let range = format!("bytes={start}-{}", (start + COPIED_PART).min(size) - 1);
+                let headers = vec![("x-amz-copy-source".to_owned(), source.clone()), ("x-amz-copy-source-range".to_owned(), range)];
+                parts.push(writing.send("copy a part to", index, headers, Bytes::new()).await?);
+            }
+            writing.finish(parts).await
+        };
+        let result = copied.await;
+        if result.is_err() {
+            writing.abort().await;
+        }
+        result
+    }
+
+    /// Deletes an object; one that is not there is as good as deleted.
+    pub async fn delete(&self, key: &str) -> Result<(), ObjectError> {
+        match self.send(&Call::new("delete", Method::DELETE, key)).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn error(&self, action: &'static str, key: &str, source: object_store::Error) -> ObjectError {
+        ObjectError { action, bucket: self.name.clone(), key: key.to_owned(), source: Cause(source) }
+    }
+
+    /// The body of an answer that is XML. One that is an error under status 200 (a copy, the end of an upload) is an error.
+    async fn text(&self, call: &Call<'_>) -> Result<String, ObjectError> {
+        let mut retries = Retries::new();
+        loop {
+            let body = self.send(call).await?.into_body().bytes().await;
+            let text = body.map(|body| String::from_utf8_lossy(&body).into_owned());
+            let error = match text {
+                Ok(text) if !text.contains("<Error>") => return Ok(text),
+                Ok(text) => failed(format!("Server returned non-2xx status code: {text}")),
+                Err(error) => failed(error),
+            };
+            let Some(pause) = retries.next() else { return Err(self.error(call.action, call.key, error)) };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn send(&self, call: &Call<'_>) -> Result<HttpResponse, ObjectError> {
+        let mut retries = Retries::new();
+        loop {
+            let error = match self.attempt(call).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(lasting)) => return Err(self.error(call.action, call.key, lasting)),
+                Err(passing) => passing,
+            };
+            let Some(pause) = retries.next() else { return Err(self.error(call.action, call.key, error)) };
+            tracing::debug!(%error, ?pause, "a request to S3 is repeated");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Once. The outer error may pass, the inner will not.
+    async fn attempt(&self, call: &Call<'_>) -> Result<Result<HttpResponse, object_store::Error>, object_store::Error> {
+        // clients and proxies take these for steps within a path, and ask for something else
+        if call.key.split('/').any(|part| matches!(part, "." | "..")) {
+            return Ok(Err(failed("a key with a part `.` or `..` cannot be asked for")));
+        }
+        let mut url = match self.bucket.root().await {
+            Ok(root) => format!("{root}{}", utf8_percent_encode(call.key, &KEY)),
+            Err(error) => return Ok(Err(error)),
+        };
+        if !call.query.is_empty() {
+            // a query of an object follows its key, that of the bucket its name
+            if call.key.is_empty() {
+                url.truncate(url.trim_end_matches('/').len());
+            }
+            let pairs = call.query.iter().map(|(key, value)| format!("{key}={}", utf8_percent_encode(value, &STRICT)));
+            url = format!("{url}?{}", pairs.collect::<Vec<_>>().join("&"));
+        }
+        let mut request = HttpRequest::new(HttpRequestBody::from(call.body.clone()));
+        *request.method_mut() = call.method.clone();
+        *request.uri_mut() = match url.parse() {
+            Ok(uri) => uri,
+            Err(error) => return Ok(Err(failed(error))),
+        };
+        for (name, value) in &call.headers {
+            let (Ok(name), Ok(value)) = (HeaderName::try_from(name.as_str()), HeaderValue::from_bytes(value.as_bytes())) else {
+                return Ok(Err(failed(format!("`{name}` is not a header that can be sent"))));
+            };
+            request.headers_mut().insert(name, value);
+        }
+        let client = match self.bucket.client().await {
+            Ok(client) => client,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.bucket.authorize(&mut request).await?;
+        let response = client.execute(request).await.map_err(failed)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(Ok(response));
+        }
+        let body = response.into_body().bytes().await.map_err(failed)?;
+        let text = format!("Server returned non-2xx status code: {status}: {}", String::from_utf8_lossy(&body));
+        match status.as_u16() {
+            408 | 429 | 500.. => Err(failed(text)),
+            // a bucket that is not there is no object that is not there
+            404 if !text.contains("NoSuchBucket") => Ok(Err(not_found(call.key))),
+            412 => Ok(Err(object_store::Error::Precondition { path: call.key.to_owned(), source: text.into() })),
+            _ => Ok(Err(failed(text))),
+        }
+    }
+}
+
+impl Reading {
+    pub fn described(&self) -> &Described {
+        &self.described
+    }
+
+    /// The next bytes; `None` after exactly as many as [`Described::size`] says. A connection that breaks is replaced, and goes on where it
+    /// broke if the object is still the same.
+    ///
+    /// # Errors
+    /// [`ObjectError`] when it stays away, or the object was replaced.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ObjectError> {
+        loop {
+            if self.at == self.described.size {
+                return Ok(None);
+            }
+            let error = match &mut self.body {
+                None => match again(&self.objects, &self.key, self.at, self.described.etag.as_ref()).await {
+                    Ok(body) => {
+                        self.body = Some(body);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+                Some(body) => match body.next().await {
+                    Some(Ok(bytes)) if bytes.len() as u64 <= self.described.size - self.at => {
+                        self.at += bytes.len() as u64;
+                        self.retries = Retries::new();
+                        return Ok(Some(bytes));
+                    }
+                    Some(Ok(_)) => failed("the store sent more than it said"),
+                    Some(Err(error)) => failed(error),
+                    None => failed("the store sent less than it said"),
+                },
+            };
+            self.body = None;
+            let Some(pause) = self.retries.next() else { return Err(self.objects.error("read", &self.key, error)) };
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+/// The rest of an object that is still the one with that ETag.
+async fn again(
+    objects: &Objects,
+    key: &str,
+    at: u64,
+    etag: Option<&HeaderValue>,
+) -> Result<BoxStream<'static, Result<Bytes, HttpError>>, ObjectError> {
+    let mut headers = identity();
+    headers.push(("range".to_owned(), format!("bytes={at}-")));
+    // ETags are quoted ASCII
+    headers.extend(etag.and_then(|etag| etag.to_str().ok()).map(|etag| ("if-match".to_owned(), etag.to_owned())));
+    let response = objects.send(&Call { headers, ..Call::new("read", Method::GET, key) }).await?;
+    if at > 0 && response.status().as_u16() != 206 {
+        return Err(objects.error("read", key, failed("the store does not know ranges")));
+    }
+    Ok(response.into_body().bytes_stream())
+}
+
+impl Writing {
+    /// Stores part `index`, counted from 0; what it answers is for [`Writing::finish`].
+    pub async fn part(&self, index: usize, body: Bytes) -> Result<String, ObjectError> {
+        self.send("write a part of", index, Vec::new(), body).await
+    }
+
+    async fn send(&self, action: &'static str, index: usize, headers: Vec<(String, String)>, body: Bytes) -> Result<String, ObjectError> {
+        let query = vec![("partNumber", (index + 1).to_string()), ("uploadId", self.id.clone())];
+        let copies = !headers.is_empty();
+        let call = Call { query, headers, body, ..Call::new(action, Method::PUT, &self.key) };
+        let missing = || self.objects.error(action, &self.key, failed("the answer has no ETag"));
+        if copies {
+            let text = self.objects.text(&call).await?;
+            return element(&text, "ETag").map(unescaped).ok_or_else(missing);
+        }
+        let response = self.objects.send(&call).await?;
+        response.headers().get("etag").and_then(|etag| etag.to_str().ok()).map(str::to_owned).ok_or_else(missing)
+    }
+
+    /// Makes the object visible; `parts` in their order.
+    pub async fn finish(&self, parts: Vec<String>) -> Result<(), ObjectError> {
+        let part = |(index, tag): (usize, &String)| {
+            format!("<Part><PartNumber>{}</PartNumber><ETag>{}</ETag></Part>", index + 1, quick_xml::escape::escape(tag.as_str()))
+        };
+        let parts: String = parts.iter().enumerate().map(part).collect();
+        let mut call = Call::new("complete the upload of", Method::POST, &self.key);
+        call.query.push(("uploadId", self.id.clone()));
+        call.body = format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>").into();
+        self.objects.text(&call).await.map(drop)
+    }
+
+    /// Removes its parts, as far as the store can be reached.
+    pub async fn abort(&self) {
+        let mut call = Call::new("abort the upload of", Method::DELETE, &self.key);
+        call.query.push(("uploadId", self.id.clone()));
+        if let Err(error) = self.objects.send(&call).await {
+            tracing::warn!("{}: {}", error, error.source);
+        }
+    }
+}
+
+/// Everything but what RFC 3986 calls unreserved.
+const STRICT: percent_encoding::AsciiSet = KEY.add(b'/');
+
+/// Content is wanted as it is stored.
+fn identity() -> Vec<(String, String)> {
+    vec![("accept-encoding".to_owned(), "identity".to_owned())]
+}
+
+fn described(response: &HttpResponse) -> Described {
+    let all = response.headers();
+    let text = |name: &str| all.get(name).and_then(|value| value.to_str().ok());
+    let is_kept = |name: &str| KEPT.contains(&name) || name.starts_with(USER);
+    let kept = all.iter().filter(|(name, _)| is_kept(name.as_str()));
+    let mut headers: Vec<(String, String)> =
+        kept.map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect();
+    headers.sort();
+    Described {
+        size: text("content-length").and_then(|size| size.parse().ok()).unwrap_or(0),
+        modified: text("last-modified").and_then(|time| DateTime::parse_from_rfc2822(time).ok()).map(|time| time.to_utc()),
+        headers,
+        etag: all.get("etag").cloned(),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Page {
+    listed: Vec<Listed>,
+    next: Option<String>,
+}
+
+/// Reads an answer to ListObjectsV2.
+fn page(xml: &str) -> Result<Page, String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Answer {
+        #[serde(default)]
+        encoding_type: String,
+        #[serde(default)]
+        contents: Vec<Entry>,
+        #[serde(default)]
+        is_truncated: bool,
+        next_continuation_token: Option<String>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Entry {
+        key: String,
+        size: u64,
+        last_modified: DateTime<Utc>,
+    }
+    let answer: Answer = quick_xml::de::from_str(xml).map_err(|error| format!("the answer is not a list of objects: {error}"))?;
+    let key = |key: &str| -> Result<String, String> {
+        if answer.encoding_type != "url" {
+            return Ok(key.to_owned());
+        }
+        // as forms are encoded: `+` is a space, and a plus sign is never itself
+        let text = key.replace('+', "%20");
+        percent_encoding::percent_decode_str(&text).decode_utf8().map(Into::into).map_err(|_| format!("the key `{key}` is not UTF-8"))
+    };
+    let mut listed = Vec::with_capacity(answer.contents.len());
+    for entry in &answer.contents {
+        listed.push(Listed { key: key(&entry.key)?, size: entry.size, modified: entry.last_modified });
+    }
+    match (answer.is_truncated, answer.next_continuation_token.filter(|token| !token.is_empty())) {
+        (true, None) => Err("the list is cut, and does not say how it goes on".to_owned()),
+        (true, next) => Ok(Page { listed, next }),
+        (false, _) => Ok(Page { listed, next: None }),
+    }
+}
+
+fn unescaped(text: &str) -> String {
+    quick_xml::escape::unescape(text).map_or_else(|_| text.to_owned(), Into::into)
+}
+
+fn not_found(key: &str) -> object_store::Error {
+    object_store::Error::NotFound { path: key.to_owned(), source: "there is no such object".into() }
+}
+
+fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> object_store::Error {
+    object_store::Error::Generic { store: "S3", source: source.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_key_is_read_from_a_list() {
+        let entry = |key: &str| {
+            format!(
+                "<Contents><Key>{key}</Key><LastModified>2026-01-02T03:04:05.678Z</LastModified><ETag>&quot;x&quot;</ETag><Size>7</Size></Contents>"
+            )
+        };
+        let list = |encoding: &str, keys: &[&str], rest: &str| {
+            let entries: String = keys.iter().map(|key| entry(key)).collect();
+            format!("<?xml version=\"1.0\"?><ListBucketResult xmlns=\"x\"><Name>b</Name>{encoding}{entries}{rest}</ListBucketResult>")
+        };
+        let keys = |xml: &str| page(xml).expect("a list").listed.into_iter().map(|listed| listed.key).collect::<Vec<_>>();
+        let url = "<EncodingType>url</EncodingType>";
+        let encoded = list(url, &["a//b", "dir/", "with+space", "a%2Bb", "%C3%BC%26%3C", "%01"], "<IsTruncated>false</IsTruncated>");
+        assert_eq!(keys(&encoded), ["a//b", "dir/", "with space", "a+b", "ü&<", "\u{1}"]);
+        assert_eq!(keys(&list("", &["a+b%20", "x&amp;&lt;y"], "")), ["a+b%20", "x&<y"]);
+        assert_eq!(keys(&list("", &[], "")), [""; 0]);
+        let first = page(&encoded).expect("a list").listed.remove(0);
+        assert_eq!((first.size, first.modified.to_rfc3339()), (7, "2026-01-02T03:04:05.678+00:00".to_owned()));
+    }
+
+    #[test]
+    fn a_list_goes_on_or_is_refused() {
+        let list = |rest: &str| page(&format!("<ListBucketResult>{rest}</ListBucketResult>"));
+        let more = "<IsTruncated>true</IsTruncated><NextContinuationToken>t&amp;1</NextContinuationToken>";
+        assert_eq!(list(more), Ok(Page { listed: Vec::new(), next: Some("t&1".to_owned()) }));
+        assert!(list("<IsTruncated>true</IsTruncated>").is_err());
+        assert!(page("<html>").is_err() && page("").is_err());
+        assert!(list("<EncodingType>url</EncodingType><Contents><Key>%FF</Key><LastModified>2026-01-02T03:04:05Z</LastModified><Size>1</Size></Contents>").is_err());
+    }
+}
