@@ -46,6 +46,16 @@ pub enum CatalogError {
     Storage(#[from] StorageError),
 }
 
+impl CatalogError {
+    /// What the operator can do about it, as a sentence.
+    pub fn advice(&self) -> Option<String> {
+        match self {
+            Self::Storage(error) => error.advice(),
+            Self::NotFound(_) | Self::Damaged { .. } => None,
+        }
+    }
+}
+
 /// One backup as it was found.
 #[derive(Debug)]
 pub enum Entry {

@@ -241,7 +241,10 @@ impl Restore {
         let places: Vec<String> = journal.entry().parts.iter().flat_map(|part| part.places.clone()).collect();
         let others = ledger.find().await;
         match others.iter().filter(|found| found.entry.id != id && found.is_in_the_way()).find_map(|found| found.conflict(&places)) {
-            None => Ok(journal),
+            None => {
+                ledger.forget_runs().await;
+                Ok(journal)
+            }
             Some(error) => {
                 journal.close().await?;
                 Err(error)

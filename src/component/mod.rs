@@ -43,6 +43,12 @@ pub trait Source: Send + Sync {
     /// Credentials, versions, reachability; writes nothing.
     async fn check(&self) -> Result<Facts, ComponentError>;
 
+    /// A digest of everything that decides what is stored of it, but for what it holds at the time: what a run that died has stored of a
+    /// source with the same may stand in for reading it again soon after. `None`: it is always read.
+    fn identity(&self) -> Option<String> {
+        None
+    }
+
     /// Connects and says which artifacts there are. What is learnt on the way (facts, warnings) goes to `run.notes`.
     ///
     /// # Errors

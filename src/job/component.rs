@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::Value;
 
+use super::journal::Part;
 use super::transfer::{STALLED, Transfer, TransferError};
 use crate::chain::explain;
 use crate::component::{Artifact, ByteStream, ComponentError, Notes, RunContext, Source};
@@ -20,6 +21,8 @@ const INLINE_FINGERPRINT: usize = 16 << 10;
 pub(super) struct Outcome {
     pub(super) component: Component,
     pub(super) stored: Vec<ArtifactPath>,
+    /// What it was taken over from, where it was not read.
+    pub(super) adopted: Option<Part>,
 }
 
 /// Reads `source` to its end and stores it in every open lane. `asked`: it was asked for by name, so that it may not be skipped.
@@ -67,7 +70,7 @@ pub(super) async fn store(source: &dyn Source, transfer: Transfer, asked: bool) 
             Component { reason: Some(reason), seconds, facts, warnings, ..base }
         }
     };
-    Outcome { component, stored }
+    Outcome { component, stored, adopted: None }
 }
 
 fn idle(after: Duration) -> String {

@@ -39,6 +39,11 @@ impl Lane {
         !self.closed.is_cancelled()
     }
 
+    /// Whether its lease is: then another run may be at work there.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+
     /// Fires when the lane is closed.
     pub(super) fn closed(&self) -> CancellationToken {
         self.closed.child_token()

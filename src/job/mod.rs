@@ -6,9 +6,11 @@
 //! A name is claimed by creating its list of checksums, create-only, before anything is stored under it: two runs that both believe to hold
 //! the lease, on hosts whose clocks tell the same second at different times, never write to the same keys. The commit replaces that list.
 
+mod adopt;
 mod component;
 mod enter;
 mod estimate;
+mod journal;
 mod lane;
 mod prune;
 mod report;
@@ -35,6 +37,7 @@ use crate::storage::{Lease, StorageError, Target};
 
 use component::{Outcome, failed};
 use enter::enter;
+use journal::{Journal, Part, Record};
 use lane::Lane;
 pub use prune::{Pruned, prune};
 pub use report::{Report, TargetReport};
@@ -126,9 +129,14 @@ impl Run<'_> {
         self.refuse_served_slot().await?;
         let name = self.free_name().await?;
         tracing::info!(backup = %name, "run begins");
-        self.look_for_restores().await;
+        let restores = self.look_for_restores().await;
         let last = self.last_backup().await;
-        let outcomes = self.components(&name, sources, last).await;
+        let (mut journal, left) = Journal::open(&self.lanes, &name, host()).await;
+        // what is about to be replaced, or is being replaced, is backed up as it is now
+        let left = left.filter(|_| self.request.replaced_by.is_none() && !restores).map(Arc::new);
+        let outcomes = self.components(&name, sources, last, left.clone(), &mut journal).await;
+        // before any commit: where it is, there is no manifest
+        journal.close().await;
 
         let stopped = self.cancel.is_cancelled();
         let any = outcomes.iter().any(|o| o.component.status == ComponentStatus::Complete);
@@ -157,7 +165,9 @@ impl Run<'_> {
 
         let manifest = self.manifest(name, components);
         let mut pruned = Vec::new();
-        for (report, removed) in join_all(self.lanes.iter().zip(leases).map(|(lane, lease)| self.conclude(lane, lease, &manifest))).await {
+        for (report, removed) in
+            join_all(self.lanes.iter().zip(leases).map(|(lane, lease)| self.conclude(lane, lease, &manifest, left.as_deref()))).await
+        {
             reports.push(report);
             pruned.extend(removed);
         }
@@ -236,21 +246,27 @@ impl Run<'_> {
         }
     }
 
-    /// What is taken while a restore has switched some components and not others belongs to two moments.
-    async fn look_for_restores(&self) {
+    /// What is taken while a restore has switched some components and not others belongs to two moments. Whether there is one, as far as
+    /// is known.
+    async fn look_for_restores(&self) -> bool {
+        let mut found = false;
         for target in self.lanes.iter().filter(|l| l.failure().is_none()).map(|l| l.target()) {
             let target_name = target.name();
             match target.list(&target.layout().restores()).await {
                 Ok(journals) if journals.is_empty() => {}
-                Ok(_) => tracing::warn!(
-                    target = %target_name,
-                    "a restore is under way or was left unfinished: what is backed up now may be partly old and partly new \
-                     (restore --resume or --rollback ends one that was interrupted)"
-                ),
+                Ok(_) => {
+                    found = true;
+                    tracing::warn!(
+                        target = %target_name,
+                        "a restore is under way or was left unfinished: what is backed up now may be partly old and partly new \
+                         (restore --resume or --rollback ends one that was interrupted)"
+                    );
+                }
                 // whether the target works, the run itself will tell
                 Err(error) => tracing::debug!("{}", describe(&error)),
             }
         }
+        found
     }
 
     /// The newest complete backup of the job, in whichever target tells first. Only for estimates: without it, they are worse.
@@ -266,7 +282,15 @@ impl Run<'_> {
         None
     }
 
-    async fn components(&self, name: &BackupName, sources: Vec<Arc<dyn Source>>, last: Option<Arc<Manifest>>) -> Vec<Outcome> {
+    /// Takes over what the run before has `left` where that may be, and reads the rest.
+    async fn components(
+        &self,
+        name: &BackupName,
+        sources: Vec<Arc<dyn Source>>,
+        last: Option<Arc<Manifest>>,
+        left: Option<Arc<Record>>,
+        journal: &mut Journal,
+    ) -> Vec<Outcome> {
         let cancel = self.cancel.child_token();
         let mut tasks = JoinSet::new();
         let mut names = std::collections::HashMap::new();
@@ -282,8 +306,13 @@ impl Run<'_> {
                 cancel: cancel.clone(),
             };
             let asked = self.request.only.contains(source.name());
-            let known = (order, source.name().clone(), source.kind());
-            let task = tasks.spawn(async move { component::store(&*source, transfer, asked).await });
+            let identity = source.identity();
+            let part = left.as_ref().zip(identity.as_ref()).and_then(|(left, identity)| {
+                let part = left.part(source.name(), identity, self.job.codec, &host(), self.clock.now())?;
+                Some((left.backup.clone(), part.clone()))
+            });
+            let known = (order, source.name().clone(), source.kind(), identity);
+            let task = tasks.spawn(async move { adopt::or_store(&*source, transfer, asked, part).await });
             names.insert(task.id(), known);
         }
         let deadline = async {
@@ -310,7 +339,7 @@ impl Run<'_> {
                 Ok((id, outcome)) => (id, Ok(outcome)),
                 Err(panic) => (panic.id(), Err(panic)),
             };
-            let (order, name, kind) = names.remove(&id).expect("every task was noted");
+            let (order, component, kind, identity) = names.remove(&id).expect("every task was noted");
             if let Ok(o) = &mut outcome
                 && timed_out
                 && o.component.status == ComponentStatus::Failed
@@ -318,8 +347,18 @@ impl Run<'_> {
                 let limit = self.job.timeout.map(humantime::format_duration).map(|d| d.to_string()).unwrap_or_default();
                 o.component.reason = Some(format!("cut, because the run exceeded its `timeout` of {limit}"));
             }
-            let outcome = outcome
-                .unwrap_or_else(|panic| Outcome { component: failed(name, kind, format!("internal error: {panic}")), stored: Vec::new() });
+            let outcome = outcome.unwrap_or_else(|panic| Outcome {
+                component: failed(component, kind, format!("internal error: {panic}")),
+                stored: Vec::new(),
+                adopted: None,
+            });
+            if let Some(identity) = identity
+                && outcome.component.status == ComponentStatus::Complete
+            {
+                let read = || Part::new(identity, self.job.codec, self.clock.now(), name.clone(), outcome.component.clone());
+                // the last that ends needs none
+                journal.add(outcome.adopted.clone().unwrap_or_else(read), !names.is_empty()).await;
+            }
             outcomes.push((order, outcome));
         }
         outcomes.sort_by_key(|(order, _)| *order);
@@ -352,7 +391,7 @@ impl Run<'_> {
     }
 
     /// The commit in one lane, and the retention after it; what retention removed.
-    async fn conclude(&self, lane: &Lane, lease: &Lease, manifest: &Manifest) -> (TargetReport, Vec<BackupName>) {
+    async fn conclude(&self, lane: &Lane, lease: &Lease, manifest: &Manifest, left: Option<&Record>) -> (TargetReport, Vec<BackupName>) {
         let (mut taken, mut unsure) = (false, false);
         if lane.failure().is_none()
             && let Err(error) = self.commit(lane, lease, manifest).await
@@ -364,6 +403,11 @@ impl Run<'_> {
         }
         let mut report = TargetReport { name: lane.target().name().clone(), failure: lane.failure(), prune_failures: Vec::new() };
         let mut removed = Vec::new();
+        if report.failure.is_none()
+            && let Some(left) = left
+        {
+            adopt::clear(lane, left).await;
+        }
         if report.failure.is_some() {
             if !taken {
                 retract(lane, manifest, unsure).await;

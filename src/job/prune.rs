@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::catalog::{Catalog, CatalogError, candidates};
-use crate::chain::describe;
+use crate::chain::{describe, explain};
 use crate::name::{BackupName, JobName};
 use crate::retention::{self, Decision, Policy};
 
@@ -38,7 +38,7 @@ pub async fn prune(catalog: &Catalog, job: &JobName, policy: &Policy, now: DateT
             }
             Err(error) => {
                 tracing::error!("{}", describe(&error));
-                pruned.failures.push(describe(&error));
+                pruned.failures.push(explain(&error, error.advice()));
             }
         }
     }

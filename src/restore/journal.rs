@@ -89,6 +89,24 @@ impl Ledger {
         Self { targets, local: state::directories() }
     }
 
+    /// What runs that died have stored of the state that is about to be replaced must not stand in for the one that replaces it.
+    pub(super) async fn forget_runs(&self) {
+        let each = self.targets.iter().map(|target| async move {
+            let forget = async {
+                for journal in target.list(&target.layout().runs()).await? {
+                    target.delete(&journal.location).await?;
+                }
+                Ok::<_, StorageError>(())
+            };
+            match tokio::time::timeout(LOOK, forget).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!("{}: a backup within the hour may hold what is replaced now", chain::describe(&error)),
+                Err(_) => tracing::warn!(target = %target.name(), "no answer: a backup within the hour may hold what is replaced now"),
+            }
+        });
+        futures_util::future::join_all(each).await;
+    }
+
     /// All journals, the oldest first. What cannot be read is a warning: it must not be in the way of a restore.
     pub async fn find(&self) -> Vec<Found> {
         let looks = self.targets.iter().map(|target| async move {

@@ -3,6 +3,7 @@
 //! Both requests are signed and sent as object_store does it, with its own authorizer, credentials, and kind of client.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,13 +63,16 @@ impl Bucket {
         &self.store
     }
 
-    /// UploadPartCopy: the whole object `from` becomes part `index`, counted from 0, of the upload `id` of `to`.
+    /// UploadPartCopy: the object `from`, or a range of it, becomes part `index`, counted from 0, of the upload `id` of `to`.
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPartCopy.html>
-    pub(super) async fn copy_part(&self, from: &Path, to: &Path, id: &str, index: u32) -> Result<PartId> {
+    pub(super) async fn copy_part(&self, from: &Path, range: Option<Range<u64>>, to: &Path, id: &str, index: u32) -> Result<PartId> {
         let mut url = self.url(to).await?;
         url.query_pairs_mut().append_pair("partNumber", &(index + 1).to_string()).append_pair("uploadId", id);
         let source = format!("{}/{}", self.name, utf8_percent_encode(from.as_ref(), &KEY));
-        let answer = self.send(Method::PUT, &url, Some(("x-amz-copy-source", source))).await?;
+        // the last byte belongs to it
+        let range = range.map(|range| ("x-amz-copy-source-range", format!("bytes={}-{}", range.start, range.end.saturating_sub(1))));
+        let headers: Vec<_> = [("x-amz-copy-source", source)].into_iter().chain(range).collect();
+        let answer = self.send(Method::PUT, &url, &headers).await?;
         let Some(tag) = element(&answer, "ETag") else { return Err(failed(format!("the copy of a part has no ETag: {answer}"))) };
         Ok(PartId { content_id: part_of(tag, element(&answer, "ChecksumSHA256")) })
     }
@@ -78,7 +82,7 @@ impl Bucket {
     pub(super) async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>> {
         let mut url = self.root().await?;
         url.query_pairs_mut().append_pair("prefix", prefix).append_pair("uploads", "");
-        Ok(uploads(&self.send(Method::GET, &url, None).await?))
+        Ok(uploads(&self.send(Method::GET, &url, &[]).await?))
     }
 
     /// The URL of the bucket itself, with a slash at its end.
@@ -107,10 +111,10 @@ impl Bucket {
         Ok(url)
     }
 
-    async fn send(&self, method: Method, url: &Url, header: Option<(&'static str, String)>) -> Result<String> {
+    async fn send(&self, method: Method, url: &Url, headers: &[(&'static str, String)]) -> Result<String> {
         let mut retries = Retries::new();
         loop {
-            let error = match self.attempt(method.clone(), url, header.as_ref()).await {
+            let error = match self.attempt(method.clone(), url, headers).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Lasting(error)) => return Err(error),
                 Err(Failure::Passing(error)) => error,
@@ -121,12 +125,12 @@ impl Bucket {
         }
     }
 
-    async fn attempt(&self, method: Method, url: &Url, header: Option<&(&'static str, String)>) -> Result<String, Failure> {
+    async fn attempt(&self, method: Method, url: &Url, headers: &[(&'static str, String)]) -> Result<String, Failure> {
         let client = self.client().await.map_err(Failure::Lasting)?;
         let mut request = HttpRequest::new(HttpRequestBody::empty());
         *request.method_mut() = method;
         *request.uri_mut() = url.as_str().parse().map_err(|e| Failure::Lasting(failed(e)))?;
-        if let Some((name, value)) = header {
+        for (name, value) in headers {
             let value = HeaderValue::from_str(value).map_err(|e| Failure::Lasting(failed(e)))?;
             request.headers_mut().insert(*name, value);
         }

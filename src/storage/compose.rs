@@ -19,8 +19,8 @@ use super::bucket::Bucket;
 use super::layout::Layout;
 use super::upload::completed_after_all;
 
-/// The largest part of S3, and the largest object that it copies into one, in bytes.
-const LARGEST_PART: u64 = 5 << 30;
+/// The largest part of S3, and the most that it copies into one, in bytes.
+pub(super) const LARGEST_PART: u64 = 5 << 30;
 
 /// How many pieces make a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,7 +240,7 @@ impl Composed {
         let id = group.id.get().ok_or_else(|| failed(io::Error::other("a part has no pieces")))?;
         let completed = store.complete_multipart(&group.key, id, pieces).await.map(drop);
         completed_after_all(store, &group.key, group.bytes.load(Ordering::SeqCst), completed).await?;
-        let part = self.bucket.copy_part(&group.key, &self.key, &self.id, group.index).await?;
+        let part = self.bucket.copy_part(&group.key, None, &self.key, &self.id, group.index).await?;
         held(&self.parts).insert(group.index, part);
         match store.delete(&group.key).await {
             Ok(()) | Err(Error::NotFound { .. }) => {

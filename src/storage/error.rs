@@ -145,6 +145,7 @@ impl StorageError {
 
     fn advice_by_cause(&self) -> Option<String> {
         match self {
+            Self::Call { action: "delete", source, .. } if is_denied(&source.0) => Some(NO_DELETION.to_owned()),
             Self::Call { source, .. } => advice_for(&source.0, "the target"),
             other => other.source().and_then(|source| advice_for(source, "the target")),
         }
@@ -166,6 +167,8 @@ pub(super) fn advice_for(cause: &(dyn std::error::Error + 'static), section: &st
     }
     // error codes of S3: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
     let known = [
+        // PutObject: "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
+        ("Object Lock parameters", "Set `checksum = \"sha256\"` of {section}: a bucket with Object Lock takes nothing without."),
         ("NoSuchBucket", "Create the bucket, or correct the `url` of {section}."),
         ("InvalidAccessKeyId", "Check `access_key_id` of {section}."),
         ("SignatureDoesNotMatch", "Check `secret_access_key` and `region` of {section}."),
@@ -183,6 +186,14 @@ pub(super) fn advice_for(cause: &(dyn std::error::Error + 'static), section: &st
         ("HTTPS", "Set `allow_http = true` if the endpoint is meant to be plain http."),
     ];
     known.iter().find(|(code, _)| text.contains(code)).map(|(_, advice)| advice.replace("{section}", section))
+}
+
+const NO_DELETION: &str = "Grant DeleteObject on the bucket and its prefix, or leave retention to another credential (`prune`). What a bucket \
+    policy or Object Lock keeps for a time goes by itself only then: raise the `keep_…` of the job to that time.";
+
+fn is_denied(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    matches!(error, object_store::Error::PermissionDenied { .. }) || text.contains("AccessDenied") || text.contains("status code: 403")
 }
 
 fn advice_for_io(kind: ErrorKind) -> Option<&'static str> {
@@ -214,6 +225,18 @@ mod tests {
         let text = format!("{error}: {}", error.source().expect("a cause"));
         assert_eq!(text, "list `prefix` in target `offsite`: NoSuchBucket: The specified bucket does not exist");
         assert!(error.advice().is_some_and(|a| a.contains("Create the bucket")));
+    }
+
+    #[test]
+    fn a_bucket_that_keeps_everything_says_what_it_needs() {
+        let locked = "400 Bad Request: <Error><Code>InvalidRequest</Code><Message>Content-MD5 OR x-amz-checksum- HTTP header is required for \
+            Put Object requests with Object Lock parameters</Message></Error>";
+        assert!(call(locked).advice().is_some_and(|a| a.contains("`checksum = \"sha256\"`")));
+        let denied = "Server returned non-2xx status code: 403 Forbidden: <Error><Code>AccessDenied</Code><Message>no</Message></Error>";
+        assert!(call(denied).advice().is_some_and(|a| a.contains("PutObject")));
+        let StorageError::Call { target, key, source, .. } = call(denied) else { unreachable!("it was made so") };
+        let deletion = StorageError::Call { action: "delete", target, key, source };
+        assert!(deletion.advice().is_some_and(|a| a.contains("Object Lock")));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! .backstay/leases/<job>/<unique>.mark                              for a moment, while the age of a lease is asked for
 //! .backstay/leases/.restore/<id>/<number>.json                      of a restore that is under way
 //! .backstay/restores/<id>.json                                      its journal
+//! .backstay/runs/<job>.json                                        what a run has stored so far, until it commits
 //! .backstay/verified/<backup name>/<when>_<verdict>
 //! .backstay/parts/<backup name>/<component>/<artifact>/<number>     pieces on their way into a large part
 //! ```
@@ -16,7 +17,7 @@
 use object_store::path::Path;
 
 use super::lease::Subject;
-use crate::name::{ArtifactPath, BackupName, RestoreId};
+use crate::name::{ArtifactPath, BackupName, JobName, RestoreId};
 
 /// Name of the record that makes a backup exist.
 pub const MANIFEST: &str = "manifest.json";
@@ -26,6 +27,7 @@ pub const SUMS: &str = "SHA256SUMS";
 const PIECES: &str = ".backstay/parts";
 const VERDICTS: &str = ".backstay/verified";
 const RESTORES: &str = ".backstay/restores";
+const RUNS: &str = ".backstay/runs";
 
 /// The keys of a target, below its prefix.
 #[derive(Debug, Clone, Default)]
@@ -98,6 +100,15 @@ impl Layout {
     /// The restore that a journal's key is about.
     pub fn restore_of(&self, key: &Path) -> Option<RestoreId> {
         self.below(key).strip_prefix(RESTORES)?.trim_start_matches('/').strip_suffix(".json")?.parse().ok()
+    }
+
+    /// The journals of runs that have not begun to commit.
+    pub fn runs(&self) -> Path {
+        self.key(RUNS)
+    }
+
+    pub fn run(&self, job: &JobName) -> Path {
+        self.key(&format!("{RUNS}/{job}.json"))
     }
 
     /// What verifications found, of all backups.

@@ -3,6 +3,7 @@
 mod bucket;
 mod client;
 mod compose;
+mod copy;
 mod error;
 mod file;
 pub mod layout;
@@ -18,6 +19,7 @@ mod sweep;
 mod target;
 mod upload;
 
+pub use copy::Copy;
 pub use error::StorageError;
 pub use lease::{Lease, Subject};
 pub use limit::Limiter;

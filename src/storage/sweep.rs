@@ -1,5 +1,5 @@
-//! What the dead have left in a target besides objects of backups: pieces of large parts, uploads that never ended, leases of restores. In
-//! a directory there are also files that were to be renamed, which no listing shows, and directories without a file.
+//! What the dead have left in a target besides objects of backups: pieces of large parts, uploads that never ended, leases of restores,
+//! journals of runs, whose job may be no more. In a directory there are also files that were to be renamed, which no listing shows, and directories without a file.
 
 use std::path::Path;
 
@@ -13,11 +13,14 @@ use crate::name::{BackupName, JobName};
 
 impl Target {
     /// Removes the pieces, and aborts the uploads, of backups of `job` that were begun `before`. The caller holds the lease of the job: no run
-    /// is at work on them. Likewise the leases of restores that were last renewed `before`, whoever held them.
+    /// is at work on them. Likewise the leases of restores, and the journals of runs, that
+    /// were last written `before`, whoever wrote them.
     pub async fn sweep(&self, job: &JobName, before: DateTime<Utc>) -> Result<(), StorageError> {
-        for lease in self.list(&self.layout().leases_of_restores()).await? {
-            if lease.last_modified < before {
-                self.delete(&lease.location).await?;
+        for prefix in [self.layout().leases_of_restores(), self.layout().runs()] {
+            for object in self.list(&prefix).await? {
+                if object.last_modified < before {
+                    self.delete(&object.location).await?;
+                }
             }
         }
         let dead = |name: &BackupName| name.job() == job && name.created() <= before;
@@ -54,7 +57,7 @@ impl Target {
         let dead: Vec<_> = dead.map(|name| path.join(self.layout().backup(&name).as_ref())).collect();
         let layout = self.layout();
         // others may be writing there
-        let shared = [layout.leases(&job.into()), layout.restores(), layout.verdicts()].map(|key| path.join(key.as_ref()));
+        let shared = [layout.leases(&job.into()), layout.restores(), layout.runs(), layout.verdicts()].map(|key| path.join(key.as_ref()));
         let swept = tokio::task::spawn_blocking(move || {
             dead.iter().try_for_each(|dir| file::sweep(dir, None))?;
             shared.iter().try_for_each(|dir| file::sweep(dir, Some(before.into())))

@@ -22,7 +22,7 @@ const PARALLEL: usize = 3;
 pub const PIECE: u64 = 16 << 20;
 
 /// How long an abort may take; the store forgets the parts by its lifecycle rule if it does not answer.
-const ABORT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const ABORT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is known of an object before its first byte.
 #[derive(Debug, Clone, Copy)]
@@ -230,7 +230,7 @@ pub(super) async fn completed_after_all(
     }
 }
 
-async fn within<T>(stall: Duration, target: &Target, key: &Path, work: impl Future<Output = T>) -> Result<T, StorageError> {
+pub(super) async fn within<T>(stall: Duration, target: &Target, key: &Path, work: impl Future<Output = T>) -> Result<T, StorageError> {
     tokio::time::timeout(stall, work).await.map_err(|_| StorageError::Stalled {
         target: target.name().clone(),
         key: key.to_string(),

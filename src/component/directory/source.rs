@@ -47,6 +47,13 @@ impl Source for DirectorySource {
         Kind::Directory
     }
 
+    fn identity(&self) -> Option<String> {
+        let DirectoryOptions { name, path, exclude, skip_unreadable, required, fingerprint } = &self.options;
+        // another version may store it otherwise
+        let decides = (env!("CARGO_PKG_VERSION"), name, path, exclude, skip_unreadable, required, fingerprint);
+        Some(blake3::hash(format!("{decides:?}").as_bytes()).to_hex().to_string())
+    }
+
     async fn check(&self) -> Result<Facts, ComponentError> {
         matcher(&self.options.exclude)?;
         self.root().await?;

@@ -89,14 +89,14 @@ impl Site {
 }
 
 /// Its renewal was sent ten minutes ago.
-fn age(record: &mut Value) {
+pub(super) fn age(record: &mut Value) {
     let sent = record["sent"].as_u64().expect("the time since boot");
     // a machine that was started just now has no ten minutes behind it
     record["sent"] = sent.saturating_sub(600_000).into();
     assert!(sent >= 130_000, "this machine was started less than two minutes ago: try again");
 }
 
-fn signal(child: &Child, signal: Signal) {
+pub(super) fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).expect("send a signal");
 }
 

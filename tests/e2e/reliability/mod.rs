@@ -8,6 +8,7 @@ mod lease;
 mod model;
 mod power;
 mod privilege;
+mod resume;
 mod secrets;
 mod space;
 mod stall;
