@@ -5,6 +5,10 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use object_store::ClientOptions;
+use object_store::aws::{AwsAuthorizer, AwsCredential};
+use object_store::client::{HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
+use object_store::signer::Method;
 use rustix::process::Signal;
 
 use super::ports::Port;
@@ -112,10 +116,20 @@ impl Seaweed {
     }
 
     pub fn create_bucket(&self, name: &str) {
+        self.create(name, "");
+    }
+
+    /// With Object Lock, and with it versions.
+    pub fn create_locked_bucket(&self, name: &str) {
+        self.create(name, "-withLock");
+    }
+
+    fn create(&self, name: &str, options: &str) {
         let mut shell = Command::new(tools::installed("bin/weed"));
         shell.args(["shell", &format!("-master=127.0.0.1:{}", self.master.number()), &format!("-filer=127.0.0.1:{}", self.filer.number())]);
         let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start weed shell");
-        writeln!(child.stdin.take().expect("stdin was piped"), "s3.bucket.create -name {name}\nexit").expect("write to weed shell");
+        writeln!(child.stdin.take().expect("stdin was piped"), "s3.bucket.create -name {name} {options}\nexit")
+            .expect("write to weed shell");
         let output = child.wait_with_output().expect("wait for weed shell");
         let reply = get(self.filer.number(), &format!("/buckets/{name}/")).unwrap_or_default();
         assert!(reply.starts_with("HTTP/1.1 200"), "create bucket {name}: {}", String::from_utf8_lossy(&output.stderr));
@@ -132,6 +146,23 @@ impl Seaweed {
         let listing: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("not JSON ({e}): {reply}"));
         let entries = listing["Entries"].as_array().cloned().unwrap_or_default();
         entries.iter().map(|entry| entry["FullPath"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// A request to S3 that no client of ours makes, and its answer. `target`: path and query.
+    pub async fn ask(&self, method: Method, target: &str, body: &str) -> String {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = ReqwestConnector::default().connect(&ClientOptions::new().with_allow_http(true)).expect("a client");
+        let mut request = HttpRequest::new(HttpRequestBody::from(body.to_owned()));
+        *request.method_mut() = method;
+        *request.uri_mut() = format!("{}{target}", self.endpoint()).parse().expect("a URI");
+        let credential = AwsCredential { key_id: self.access_key.clone(), secret_key: self.secret_key.clone(), token: None };
+        AwsAuthorizer::new(&credential, "s3", "us-east-1").try_authorize(&mut request, None).expect("signed");
+        let response = client.execute(request).await.expect("an answer");
+        let status = response.status();
+        let answer = response.into_body().bytes().await.expect("its whole");
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(status.is_success(), "{target}: {status}: {answer}");
+        answer
     }
 
     /// A client of a bucket, to look at what the program stored.

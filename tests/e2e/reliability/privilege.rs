@@ -1,8 +1,9 @@
 //! The rights that the documentation asks for are enough, and what happens without them is said.
 
+use object_store::signer::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Backstay, Major, Postgres, Row, Scratch, Seaweed, Tree, assert_same_tree, toml};
+use crate::support::{Backstay, Fault, Major, Postgres, Proxy, Row, Scratch, Seaweed, Tree, assert_same_tree, toml};
 
 /// What the documentation tells operators to use.
 const DOCUMENTED: &str = include_str!("../../../deploy/s3-policy.json");
@@ -96,6 +97,7 @@ fn a_credential_that_may_not_delete_backs_up_and_another_retains() {
     // what was asked for and cannot be done is no success
     let refused = house.program("writer", "keep_last = 1\n").run(&["backup"]).expect_code(3);
     assert!(refused.stderr.contains("AccessDenied") || refused.stderr.contains("403"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("DeleteObject") && refused.stderr.contains("Object Lock"), "{}", refused.stderr);
     assert_eq!(house.names().len(), 4, "nothing is lost by it");
     house.program("keeper", "keep_last = 2\n").succeed(&["prune"]);
     assert_eq!(house.names().len(), 2);
@@ -116,6 +118,50 @@ fn a_credential_that_may_only_read_restores() {
     assert_eq!(house.names(), [name]);
     Row { scenario: "S3 with a credential that may only read", faults: "403 to every write: a restore, and a backup that fails", runs: 2 }
         .print();
+}
+
+const LOCK: &str = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention><Mode>COMPLIANCE</Mode>\
+    <Days>1</Days></DefaultRetention></Rule></ObjectLockConfiguration>";
+
+/// Retention leaves a mark on what it removes, and the bucket keeps the data.
+#[tokio::test]
+async fn a_bucket_with_object_lock_is_backed_up_to_and_keeps_what_retention_removed() {
+    let house = House::new(&[]);
+    house.server.create_locked_bucket("locked");
+    house.server.ask(Method::PUT, "/locked?object-lock=", LOCK).await;
+    // as AWS has it: nothing that is written comes without a checksum
+    let proxy = Proxy::new(house.server.port(), |request| {
+        let writes = request.bytes() > 0 && (request.method == "PUT" || request.target.contains("?delete"));
+        let sound = request.holds("x-amz-checksum-sha256: ") || request.holds("content-md5: ") || request.target.contains("uploadId=");
+        let sound = sound && (request.method != "PUT" || request.holds("x-amz-checksum-sha256: "));
+        (writes && !sound).then_some(Fault::Answer(400, ""))
+    });
+    let program = |keys: &str| {
+        let target = toml::s3_target_by("s3", &proxy.endpoint(), &house.server, "locked");
+        let media = toml::directory("media", &house.tree.join("media"));
+        Backstay::new(&format!("{target}part_size = \"5MiB\"\n{keys}{media}[jobs.default]\ncomponents = [\"media\"]\nkeep_last = 1\n"))
+    };
+    program("").run(&["backup"]).expect_code(3).expect_message("400");
+    let program = program("checksum = \"sha256\"\n");
+    program.succeed(&["check"]);
+    let before = Tree::of(&house.tree.join("media"));
+    let first = program.backup();
+    let second = program.backup();
+    let list = program.succeed(&["listbackups", "--json"]).json();
+    assert_eq!(list.as_array().expect("a list").iter().map(|row| row["name"].as_str()).collect::<Vec<_>>(), [Some(second.as_str())]);
+    program.succeed(&["verify", &second]);
+    house.tree.write("media/small", "lost");
+    program.succeed(&["restore", &second, "--yes", "--no-safety-backup"]);
+    assert_same_tree(&before, &Tree::of(&house.tree.join("media")));
+    let versions = house.server.ask(Method::GET, &format!("/locked?prefix={first}&versions="), "").await;
+    let kept = |key: &str| versions.split("<Version>").skip(1).any(|version| version.contains(&format!("<Key>{first}/{key}</Key>")));
+    assert!(kept("manifest.json") && kept("media/media.tar.gz") && versions.contains("<DeleteMarker>"), "{versions}");
+    Row {
+        scenario: "S3 with Object Lock, checksums required",
+        faults: "nothing can be deleted for a day: backup, retention, verify, restore",
+        runs: 2,
+    }
+    .print();
 }
 
 /// It sees all that there is, but for rows that are hidden from it: then there is no dump rather than one that lacks them.
