@@ -193,7 +193,7 @@ const NO_DELETION: &str = "Grant DeleteObject on the bucket and its prefix, or l
 
 fn is_denied(error: &object_store::Error) -> bool {
     let text = error.to_string();
-    matches!(error, object_store::Error::PermissionDenied { .. }) || text.contains("AccessDenied") || text.contains("status code: 403")
+    text.contains("AccessDenied") || text.contains("status code: 403")
 }
 
 fn advice_for_io(kind: ErrorKind) -> Option<&'static str> {
