@@ -9,7 +9,7 @@ use super::output;
 use crate::assembly;
 use crate::chain::{describe, explain};
 use crate::component::ComponentError;
-use crate::config::{Loaded, Settings};
+use crate::config::{self, Loaded, Settings};
 use crate::error::Error;
 use crate::name::TargetName;
 use crate::schedule::Schedule;
@@ -27,6 +27,8 @@ struct Finding {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Ok,
+    /// Nothing to be done by this program.
+    Noted,
     Skipped,
     Failed,
 }
@@ -35,6 +37,7 @@ impl Verdict {
     fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Noted => "note",
             Self::Skipped => "skipped",
             Self::Failed => "FAILED",
         }
@@ -45,6 +48,7 @@ pub(super) async fn run(loaded: &Loaded, args: CheckArgs) -> Result<(), Error> {
     let settings = &loaded.settings;
     let file = loaded.file.as_ref().map_or("no file; defaults and environment".into(), |f| f.display().to_string());
     let mut findings = vec![Finding { subject: "configuration".into(), verdict: Verdict::Ok, text: file }];
+    findings.extend(environment(loaded));
     findings.extend(jobs(settings));
     if !args.config_only {
         findings.extend(components(settings).await);
@@ -64,6 +68,15 @@ pub(super) async fn run(loaded: &Loaded, args: CheckArgs) -> Result<(), Error> {
         output::table(&["Subject", "Verdict", "Facts"], findings.into_iter().map(row).collect())?;
     }
     result
+}
+
+/// What was understood from which of authentik's variables, and what its operator should know.
+fn environment(loaded: &Loaded) -> Vec<Finding> {
+    let understood = config::show(loaded).into_iter().filter(|row| row.layer.starts_with("AUTHENTIK_"));
+    let understood =
+        understood.map(|row| Finding { subject: row.layer.clone(), verdict: Verdict::Ok, text: format!("{} = {}", row.key, row.text()) });
+    let noted = loaded.notes.iter().map(|note| Finding { subject: "authentik".into(), verdict: Verdict::Noted, text: note.clone() });
+    understood.chain(noted).collect()
 }
 
 fn jobs(settings: &Settings) -> Vec<Finding> {

@@ -17,7 +17,7 @@ use crate::pipeline::Codec;
 use crate::process::Priority;
 use crate::retention::Policy;
 use crate::schedule::Schedule;
-use crate::storage::TargetOptions;
+use crate::storage::{Location, TargetOptions};
 
 mod authentik;
 mod component;
@@ -75,6 +75,8 @@ pub struct Loaded {
     pub settings: Settings,
     /// The file that was read, if there was one.
     pub file: Option<PathBuf>,
+    /// What an operator should know of what was configured elsewhere, in sentences.
+    pub notes: Vec<String>,
     values: layer::Merged,
 }
 
@@ -101,7 +103,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, ConfigError> {
             broken = true;
         }
     }
-    let authentik = authentik::layer(&options.env, &mut faults);
+    let (authentik, mut notes) = authentik::layer(options, &mut faults);
     let credentials = environment::credentials(&options.env, &mut faults);
     let ours = environment::layer(&options.env, &mut faults);
     // without the file, half of what is configured would be told as missing
@@ -122,7 +124,15 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, ConfigError> {
     };
     let mut check = validate::Check { options, merged: &values, faults: &mut faults };
     match validate::settings(&raw, &mut check) {
-        Some(settings) => Ok(Loaded { settings, file, values }),
+        Some(settings) => {
+            let local = |target: &TargetOptions| matches!(target.location, Location::File(_));
+            if options.env.contains_key("KUBERNETES_SERVICE_HOST") && settings.targets.iter().all(local) {
+                notes.push(
+                    "backups in a directory of a pod go with it, unless that is a volume: configure an S3 target, or mount one".to_owned(),
+                );
+            }
+            Ok(Loaded { settings, file, notes, values })
+        }
         None => Err(ConfigError::new(faults)),
     }
 }

@@ -182,3 +182,156 @@ fn what_cannot_be_right_is_told_by_its_variable() {
         ],
     );
 }
+
+/// What a version's own compose file and `.env` give: sections with what they point to.
+fn understood(env: &[(&str, &str)], directories: &[&str]) -> Vec<String> {
+    let scene = Scene::new("", env);
+    directories.iter().for_each(|directory| scene.write(&format!("root/{directory}/.keep"), ""));
+    let Settings { components, targets, .. } = scene.loaded().settings;
+    let mut found: Vec<String> = components
+        .iter()
+        .map(|component| match component {
+            ComponentOptions::Postgres(o) => {
+                let text = |text: &Option<String>| text.clone().unwrap_or_default();
+                format!("postgres {} {}@{}/{}", o.name, text(&o.user), text(&o.host), text(&o.database))
+            }
+            ComponentOptions::Redis(o) => format!("redis {} {}", o.name, o.host.clone().unwrap_or_default()),
+            ComponentOptions::Directory(o) => format!("directory {} {}", o.name, o.path.display()),
+            ComponentOptions::Bucket(o) => {
+                format!(
+                    "bucket {} {} {} {}",
+                    o.name,
+                    o.place.url(),
+                    o.s3.endpoint.as_deref().unwrap_or("AWS"),
+                    o.s3.region.as_deref().unwrap_or_default()
+                )
+            }
+        })
+        .collect();
+    found.extend(targets.iter().map(|target| format!("target {} {:?}", target.name, target.location)));
+    found.retain(|line| !["certs", "custom-templates", "blueprints"].iter().any(|name| line.starts_with(&format!("directory {name} "))));
+    found
+}
+
+#[test]
+fn every_version_is_understood_without_further_configuration() {
+    let postgres = [
+        ("AUTHENTIK_POSTGRESQL__HOST", "postgresql"),
+        ("AUTHENTIK_POSTGRESQL__NAME", "authentik"),
+        ("AUTHENTIK_POSTGRESQL__USER", "authentik"),
+        ("AUTHENTIK_POSTGRESQL__PASSWORD", "p"),
+        ("AUTHENTIK_SECRET_KEY", "not ours"),
+    ];
+    let redis = ("AUTHENTIK_REDIS__HOST", "redis");
+    let s3 = |more: &[(&'static str, &'static str)]| [&postgres[..], more].concat();
+    let (database, cache, media) = ("postgres postgres authentik@postgresql/authentik", "redis redis redis", "directory media /media");
+    let local = "target local File(\"";
+    let cases: [(&str, Vec<(&str, &str)>, &[&str], &[&str]); 7] = [
+        ("2021.4, local", s3(&[redis]), &["media"], &[database, cache, media, local]),
+        (
+            "2021.4, S3",
+            s3(&[redis, ("AUTHENTIK_POSTGRESQL__S3_BACKUP__BUCKET", "old"), ("AUTHENTIK_POSTGRESQL__S3_BACKUP__REGION", "eu-west-1")]),
+            &["media"],
+            &[database, cache, media, "target s3-backup S3 { bucket: \"old\", prefix: \"\" }"],
+        ),
+        ("2023.10, file", s3(&[redis]), &["media"], &[database, cache, media, local]),
+        (
+            "2024.8, media in a bucket of AWS",
+            s3(&[
+                redis,
+                ("AUTHENTIK_STORAGE__MEDIA__BACKEND", "s3"),
+                ("AUTHENTIK_STORAGE__MEDIA__S3__BUCKET_NAME", "authentik-media"),
+                ("AUTHENTIK_STORAGE__MEDIA__S3__REGION", "us-east-2"),
+                ("AUTHENTIK_STORAGE__MEDIA__S3__ACCESS_KEY", "id"),
+                ("AUTHENTIK_STORAGE__MEDIA__S3__SECRET_KEY", "k"),
+            ]),
+            &[],
+            &[database, cache, media, "bucket media-bucket s3://authentik-media AWS us-east-2", local],
+        ),
+        ("2025.10, Redis is gone", s3(&[]), &["media"], &[database, media, local]),
+        ("2025.12, file", s3(&[]), &["data"], &[database, "directory data /data", media, local]),
+        (
+            "2025.12, two buckets on MinIO",
+            s3(&[
+                ("AUTHENTIK_STORAGE__BACKEND", "s3"),
+                ("AUTHENTIK_STORAGE__S3__ENDPOINT", "http://minio:9000"),
+                ("AUTHENTIK_STORAGE__S3__ACCESS_KEY", "file:///run/id"),
+                ("AUTHENTIK_STORAGE__S3__SECRET_KEY", "k"),
+                ("AUTHENTIK_STORAGE__S3__SESSION_TOKEN", "t"),
+                ("AUTHENTIK_STORAGE__S3__BUCKET_NAME", "authentik-data"),
+                ("AUTHENTIK_STORAGE__REPORTS__S3__BUCKET_NAME", "reports"),
+                ("AUTHENTIK_STORAGE__REPORTS__S3__REGION", "eu"),
+            ]),
+            &[],
+            &[
+                database,
+                media,
+                "bucket media-bucket s3://authentik-data http://minio:9000 us-east-1",
+                "bucket reports-bucket s3://reports http://minio:9000 eu",
+                local,
+            ],
+        ),
+    ];
+    for (version, env, directories, expected) in cases {
+        let found = understood(&env, directories);
+        assert_eq!(found.len(), expected.len(), "{version}: {found:#?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(expected), "{version}: {found} in place of {expected}");
+        }
+    }
+    assert!(!understood(&[("AUTHENTIK_LOG_LEVEL", "info")], &["data"]).iter().any(|line| line.contains("/data")), "not authentik's");
+}
+
+#[test]
+fn one_bucket_for_all_usages_is_one_component_and_a_usage_may_stay_in_files() {
+    let buckets = |env: &[(&str, &str)]| {
+        let all = understood(env, &[]);
+        all.into_iter()
+            .filter(|line| line.starts_with("bucket"))
+            .map(|l| l.split(' ').take(3).collect::<Vec<_>>().join(" "))
+            .collect::<Vec<_>>()
+    };
+    let (s3, name) = (("AUTHENTIK_STORAGE__BACKEND", "s3"), ("AUTHENTIK_STORAGE__S3__BUCKET_NAME", "one"));
+    assert_eq!(buckets(&[s3, name]), ["bucket media-bucket s3://one"]);
+    assert_eq!(buckets(&[s3, name, ("AUTHENTIK_STORAGE__MEDIA__BACKEND", "file")]), ["bucket reports-bucket s3://one"]);
+    assert_eq!(buckets(&[name]), [""; 0]);
+}
+
+#[test]
+fn connection_options_win_and_what_they_hold_else_is_noted() {
+    // {"host": "db", "port": 6432, "sslmode": "verify-full", "application_name": "x"}
+    let text = "eyJob3N0IjogImRiIiwgInBvcnQiOiA2NDMyLCAic3NsbW9kZSI6ICJ2ZXJpZnktZnVsbCIsICJhcHBsaWNhdGlvbl9uYW1lIjogIngifQ==";
+    let env = [("AUTHENTIK_POSTGRESQL__HOST", "postgresql"), ("AUTHENTIK_POSTGRESQL__CONN_OPTIONS", text)];
+    let loaded = Scene::new("", &env).loaded();
+    let server = postgres(&loaded.settings).expect("a PostgreSQL server");
+    assert_eq!((server.host.as_deref(), server.port, server.sslmode.as_deref()), (Some("db"), Some(6432), Some("verify-full")));
+    assert_eq!(loaded.notes, ["AUTHENTIK_POSTGRESQL__CONN_OPTIONS: `application_name` make no difference here"]);
+    check_faults(
+        "",
+        &[("AUTHENTIK_POSTGRESQL__CONN_OPTIONS", "e30")],
+        &["AUTHENTIK_POSTGRESQL__CONN_OPTIONS: is not the base64 of a JSON object"],
+    );
+}
+
+#[test]
+fn what_an_operator_should_know_is_noted() {
+    let notes = |env: &[(&str, &str)]| Scene::new("", env).loaded().notes.join("\n");
+    assert_eq!(notes(&[("AUTHENTIK_POSTGRESQL__HOST", "db"), ("AUTHENTIK_POSTGRESQL__USE_PGBOUNCER", "false")]), "");
+    assert!(notes(&[("AUTHENTIK_POSTGRESQL__USE_PGBOUNCER", "True")]).contains("BACKSTAY__POSTGRES__POSTGRES__HOST"));
+    assert!(notes(&[("AUTHENTIK_POSTGRESQL__READ_REPLICAS__0__HOST", "r")]).contains("written to"));
+    assert!(notes(&[("AUTHENTIK_SECRET_KEY", "s")]).contains("keep your .env"));
+    let pod = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+    assert!(notes(&[pod]).contains("go with it"));
+    assert_eq!(notes(&[pod, ("BACKSTAY__TARGETS__A__URL", "s3://b")]), "");
+}
+
+#[test]
+fn a_bucket_that_cannot_be_read_is_a_fault() {
+    let s3 = ("AUTHENTIK_STORAGE__BACKEND", "s3");
+    let fault = |env: &[(&str, &str)]| Scene::new("", env).faults();
+    assert!(fault(&[s3]).contains("AUTHENTIK_STORAGE__S3__BUCKET_NAME is set"));
+    let name = ("AUTHENTIK_STORAGE__S3__BUCKET_NAME", "b");
+    assert!(fault(&[s3, name, ("AUTHENTIK_STORAGE__S3__SIGNATURE_VERSION", "s3")]).contains("version 4"));
+    assert!(fault(&[s3, name, ("AUTHENTIK_STORAGE__S3__SESSION_PROFILE", "p")]).contains("profiles"));
+    Scene::new("", &[s3, name, ("AUTHENTIK_STORAGE__S3__SIGNATURE_VERSION", "s3v4")]).loaded();
+}
