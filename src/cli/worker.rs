@@ -24,7 +24,11 @@ use crate::worker::{DrillOutcome, Ended, Options, Pace, PlannedJob, RunOutcome, 
 pub(super) async fn run(global: &Global) -> Result<(), Error> {
     let orders = signals::orders().map_err(|source| Error::Io { action: "listen for signals".into(), source })?;
     let engine = Engine::for_this_machine();
-    let settings = load_config(global)?.settings;
+    let loaded = load_config(global)?;
+    for note in &loaded.notes {
+        tracing::warn!("{note}");
+    }
+    let settings = loaded.settings;
     let listen = settings.worker.listen;
     let runner: Arc<dyn Runner> = Arc::new(Jobs { settings, engine: engine.clone() });
     let global = global.clone();
