@@ -227,7 +227,8 @@ impl Worker {
             Errand::Backup => {
                 info!(%job, %slot, "run begins");
                 let span = info_span!("run", %job);
-                let run = execute(runner, plan, slot, cancel);
+                let next = plan.schedule.as_ref().and_then(|schedule| (schedule.next_after(now)? - now).to_std().ok());
+                let run = execute(runner, plan, (slot, next), cancel);
                 self.tasks.spawn(async move { Done::Ran { job, outcome: run.await } }.instrument(span));
             }
             Errand::Drill => {
