@@ -16,7 +16,6 @@ use super::binaries::Binary;
 use super::connect::Endpoint;
 use super::contents::{DatabaseContents, Pass};
 use super::inspect;
-use super::plain::{self, Filter, Fit, LeftOut, PlainError};
 use super::restore_error::RestoreError;
 use super::rows::{Fault, Sessions, Table};
 use super::schema::{Share, StagedSchema};
@@ -29,7 +28,7 @@ use crate::manifest::Artifact;
 use crate::process::{Command, Output, ProcessError};
 
 /// Bytes of large objects on their way to `pg_restore`.
-const PIPE: usize = 256 << 10;
+pub(super) const PIPE: usize = 256 << 10;
 
 /// How a database is to be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,12 +43,12 @@ pub struct Loader {
 }
 
 /// One load of one database.
-struct Load<'a> {
-    loader: &'a Loader,
-    endpoint: Endpoint,
-    contents: &'a DatabaseContents,
-    open: &'a ArtifactOpener,
-    cancel: &'a CancellationToken,
+pub(super) struct Load<'a> {
+    pub(super) loader: &'a Loader,
+    pub(super) endpoint: Endpoint,
+    pub(super) contents: &'a DatabaseContents,
+    pub(super) open: &'a ArtifactOpener,
+    pub(super) cancel: &'a CancellationToken,
 }
 
 /// The schema of the database while its rows are loaded.
@@ -108,58 +107,6 @@ impl Loader {
             biased;
             () = cancel.cancelled() => Err(PostgresError::Cancelled),
             loaded = load.run() => loaded,
-        }
-    }
-}
-
-impl Loader {
-    /// Has psql run the plain SQL of `contents` in the empty database `into`, in one transaction. What was left out.
-    ///
-    /// # Errors
-    /// As [`Self::load`].
-    pub async fn run_script(
-        &self,
-        endpoint: &Endpoint,
-        into: &str,
-        contents: &DatabaseContents,
-        open: &ArtifactOpener,
-        fit: Fit,
-        cancel: &CancellationToken,
-    ) -> Result<LeftOut, PostgresError> {
-        if !self.binary.restricts() {
-            return Err(RestoreError::Unrestricted { psql: self.binary.version.clone(), path: contents.main.path.to_string() }.into());
-        }
-        let load = Load { loader: self, endpoint: endpoint.with_database(into), contents, open, cancel };
-        let mut script = load.stream(&contents.main).await?;
-        let mut env = load.endpoint.child_env(self.binary.major);
-        set(&mut env, &self.workload.options());
-        // its answers to SELECT setval(…) interest nobody, and more than a few are an error for whoever runs it
-        let options =
-            ["--no-psqlrc", "--no-password", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction", "--output=/dev/null", "--file=-"];
-        let command = self.binary.command().args(options).envs(env.iter().map(|(key, value)| (key, value)));
-        let (mut sink, pipe) = tokio::io::duplex(PIPE);
-        let mut filter = Filter::new(fit);
-        let outcome = {
-            let mut fed = std::pin::pin!(command.feed(pipe, cancel));
-            let mut pumped = std::pin::pin!(plain::pump(&mut script, &mut sink, &mut filter));
-            tokio::select! {
-                biased;
-                ended = &mut fed => load.loaded(ended),
-                pumped = &mut pumped => match pumped {
-                    Ok(()) | Err(PlainError::Write(_)) => load.loaded(fed.await),
-                    // psql is killed: what it has got is not the whole, and must not be committed
-                    Err(source) => Err(RestoreError::Plain { path: contents.main.path.to_string(), source }.into()),
-                },
-            }
-        };
-        match outcome {
-            Ok(()) => Ok(filter.left_out),
-            Err(PostgresError::Cancelled) => Err(PostgresError::Cancelled),
-            // damage may be why, and only the end of the stream tells
-            Err(error) => match tokio::io::copy(&mut script, &mut tokio::io::sink()).await {
-                Ok(_) => Err(error),
-                Err(source) => Err(RestoreError::Read { path: contents.main.path.to_string(), source }.into()),
-            },
         }
     }
 }
@@ -353,7 +300,7 @@ impl Load<'_> {
         self.loaded(command.run(self.cancel).await)
     }
 
-    fn loaded(&self, ended: Result<Output, ProcessError>) -> Result<(), PostgresError> {
+    pub(super) fn loaded(&self, ended: Result<Output, ProcessError>) -> Result<(), PostgresError> {
         match ended {
             Ok(_) => Ok(()),
             Err(ProcessError::Cancelled { .. }) => Err(PostgresError::Cancelled),
@@ -382,7 +329,7 @@ impl Load<'_> {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    async fn stream(&self, artifact: &Artifact) -> Result<ByteStream, PostgresError> {
+    pub(super) async fn stream(&self, artifact: &Artifact) -> Result<ByteStream, PostgresError> {
         stream(self.open, artifact).await
     }
 
@@ -446,7 +393,7 @@ fn in_encoding(copy: &str, encoding: Option<&str>) -> Option<String> {
 }
 
 /// Sets what `pg_restore` does not. A role may be set to read only. Nothing waits for the disk, as in [`super::rows`].
-fn set(env: &mut Vec<(&'static str, String)>, more: &str) {
+pub(super) fn set(env: &mut Vec<(&'static str, String)>, more: &str) {
     let settings = format!("-c default_transaction_read_only=off -c synchronous_commit=off{more}");
     match env.iter_mut().find(|(key, _)| *key == "PGOPTIONS") {
         Some((_, options)) => options.push_str(&format!(" {settings}")),

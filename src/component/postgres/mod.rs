@@ -33,6 +33,7 @@ mod helper;
 mod inspect;
 mod lines;
 mod load;
+mod load_script;
 mod passfile;
 /// Public so that `fuzz/` and tests can feed it hostile bytes.
 pub mod plain;

@@ -125,6 +125,8 @@ async fn a_server_that_may_not_become_a_replica_keeps_its_settings() {
     let mut staged = backup.stage(RedisOptions { ..options(&url) }, Destination::Configured).await.expect("staged");
     let said = told(&staged.publish().await.expect_err("refused"));
     assert!(said.contains("REPLICAOF") && said.contains("+replicaof"), "{said}");
+    // else what it held would stay on this host, and be told of by every later plan
+    staged.undo().await.expect("undone");
     assert_eq!(target.cli(&["CONFIG", "GET", "repl-diskless-load"]), "repl-diskless-load\nswapdb");
     unharmed(&target, &before);
 }
