@@ -73,31 +73,28 @@ fn bucket_at(settings: &Settings, name: &ComponentName, to: &str) -> BucketOptio
 }
 
 /// Opens the targets that are named; secrets are read now.
-pub fn targets<'a>(
+pub async fn targets<'a>(
     settings: &'a Settings,
     names: impl IntoIterator<Item = &'a TargetName>,
     access: Access,
 ) -> Vec<(TargetName, Result<Target, StorageError>)> {
     let options = |name: &TargetName| -> Option<&TargetOptions> { settings.targets.iter().find(|t| t.name == *name) };
-    let open = |options: &TargetOptions| {
+    let open = async |options: &TargetOptions| {
         // what a job allows its uploads, its downloads may take too
         let stalls = settings.jobs.iter().filter(|job| job.targets.contains(&options.name)).map(|job| job.stall_timeout);
-        let target = Target::open(options, access);
-        match stalls.max() {
-            Some(stall) => target.map(|target| target.with_stall(stall)),
-            None => target,
-        }
+        (options.name.clone(), Target::open_in_time(options, access, stalls.max()).await)
     };
-    names.into_iter().filter_map(options).map(|o| (o.name.clone(), open(o))).collect()
+    let known: Vec<&TargetOptions> = names.into_iter().filter_map(options).collect();
+    futures_util::future::join_all(known.into_iter().map(open)).await
 }
 
 /// A job for one run.
-pub fn job(settings: &Settings, job: &JobSettings) -> Job {
+pub async fn job(settings: &Settings, job: &JobSettings) -> Job {
     let component = |name: &ComponentName| settings.components.iter().find(|c| c.name() == name);
     Job {
         name: job.name.clone(),
         sources: job.components.iter().filter_map(component).map(source).collect(),
-        targets: targets(settings, &job.targets, Access::Write),
+        targets: targets(settings, &job.targets, Access::Write).await,
         policy: job.policy,
         codec: job.codec,
         stall_timeout: job.stall_timeout,

@@ -267,7 +267,7 @@ impl Restore {
         let id = log.0.as_ref().map_or_else(RestoreId::random, |journal| journal.entry().id);
         for (at, (component, part)) in self.parts.iter().enumerate() {
             tracing::info!(component = %component.name, "staging");
-            let run = RunContext { cancel: cancel.child_token(), id, ..RunContext::default() };
+            let run = RunContext { cancel: cancel.child_token(), id, stall: Some(self.target.stall()), ..RunContext::default() };
             let stored = StoredComponent { component: component.clone(), open: self.open.clone() };
             let mut result = part.restorer.stage(&stored, &part.options, &run).await;
             // what failed has left nothing, so that it can be done anew
@@ -366,12 +366,16 @@ enum Cause {
 
 /// Brings everything back, in reverse order, and says why.
 async fn undo(mut log: Log, staged: Vec<(ComponentName, Box<dyn Staged>)>, cause: Cause, cancel: &CancellationToken) -> RestoreError {
-    if !staged.is_empty()
+    let left = matches!(cause, Cause::Component(_, ComponentError::LeftBehind { .. }));
+    if (left || !staged.is_empty())
         && let Err(error) = log.ending(Ending::Old).await
     {
         tracing::warn!("{}: everything is brought back all the same", chain::describe(&error));
     }
     let mut failures = Vec::new();
+    if let Cause::Component(name, ComponentError::LeftBehind { left, .. }) = &cause {
+        failures.push(format!("{name}: {left}"));
+    }
     for (name, state) in staged.into_iter().rev() {
         if let Err(error) = state.undo().await {
             failures.push(format!("{name}: {}", chain::describe(&error)));

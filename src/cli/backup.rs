@@ -16,7 +16,11 @@ use crate::manifest::ComponentStatus;
 use crate::pipeline::Engine;
 
 pub(super) async fn run(global: &Global, settings: &Settings, args: BackupArgs, cancel: &CancellationToken) -> Result<(), Error> {
-    let job = assembly::job(settings, choose_job(settings, args.job.as_ref())?);
+    let settings_of_job = choose_job(settings, args.job.as_ref())?;
+    let job = tokio::select! {
+        job = assembly::job(settings, settings_of_job) => job,
+        () = cancel.cancelled() => return Err(Error::Cancelled),
+    };
     let engine = Engine::for_this_machine();
     let progress = Progress::show(global, "read", engine.progress.clone());
     let request = Request { only: args.only, ..Request::default() };

@@ -124,7 +124,7 @@ fn plain(value: &Value) -> String {
 
 async fn targets(settings: &Settings) -> Vec<Finding> {
     let names = settings.targets.iter().map(|t| &t.name);
-    let checks = assembly::targets(settings, names, Access::Write).into_iter().map(|(name, target)| async move {
+    let checks = assembly::targets(settings, names, Access::Write).await.into_iter().map(|(name, target)| async move {
         let subject = format!("target {name}");
         match write_and_delete(&name, target).await {
             Ok(text) => Finding { subject, verdict: Verdict::Ok, text },
@@ -147,7 +147,7 @@ async fn write_and_delete(name: &TargetName, target: Result<Target, StorageError
         Err(StorageError::Occupied { .. }) => "create-only writes honoured",
         _ => "create-only writes NOT honoured: only the lease keeps two hosts apart",
     };
-    let space = target.free_space().map_or(String::new(), |free| format!(", {} free", output::size(free)));
+    let space = target.free_space().await.map_or(String::new(), |free| format!(", {} free", output::size(free)));
     tracing::debug!(target = %name, "checked");
     Ok(format!("list, write, read and delete work, {create_only}{space}"))
 }

@@ -25,7 +25,7 @@ use crate::storage::Target;
 use crate::verdict::{Found, Verdict};
 
 pub(super) async fn run(global: &Global, settings: &Settings, args: VerifyArgs, cancel: &CancellationToken) -> Result<(), Error> {
-    let (catalogs, unread) = open_catalogs(settings, args.target.as_ref())?;
+    let (catalogs, unread) = open_catalogs(settings, args.target.as_ref()).await?;
     let wanted = Wanted { name: args.name.as_deref(), job: args.job.as_ref(), only: &args.only, before: args.before };
     let (target, manifest) = choose::backup(&catalogs, unread, &wanted).await?;
     let progress = pipeline::Progress::default();

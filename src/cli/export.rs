@@ -13,7 +13,7 @@ use crate::export::export;
 use crate::pipeline;
 
 pub(super) async fn run(global: &Global, settings: &Settings, args: ExportArgs, cancel: &CancellationToken) -> Result<(), Error> {
-    let (catalogs, unread) = open_catalogs(settings, args.target.as_ref())?;
+    let (catalogs, unread) = open_catalogs(settings, args.target.as_ref()).await?;
     let wanted = Wanted { name: Some(&args.name), job: args.job.as_ref(), only: &args.only, before: args.before };
     let (target, manifest) = choose::backup(&catalogs, unread, &wanted).await?;
     let progress = pipeline::Progress::default();

@@ -32,7 +32,7 @@ struct Row {
 }
 
 pub(super) async fn run(settings: &Settings, args: ListArgs) -> Result<(), Error> {
-    let (catalogs, mut unread) = open_catalogs(settings, args.target.as_ref())?;
+    let (catalogs, mut unread) = open_catalogs(settings, args.target.as_ref()).await?;
     let mut rows: BTreeMap<BackupName, Row> = BTreeMap::new();
     let mut dumps = Vec::new();
     for catalog in &catalogs {

@@ -186,9 +186,9 @@ fn choose_targets<'a>(settings: &'a Settings, name: Option<&'a TargetName>) -> R
 }
 
 /// The catalogs to read, and why others cannot be opened. A file target whose directory does not exist yet holds no backups.
-fn open_catalogs(settings: &Settings, target: Option<&TargetName>) -> Result<(Vec<Catalog>, Vec<String>), Error> {
+async fn open_catalogs(settings: &Settings, target: Option<&TargetName>) -> Result<(Vec<Catalog>, Vec<String>), Error> {
     let (mut catalogs, mut unread) = (Vec::new(), Vec::new());
-    for (name, target) in assembly::targets(settings, choose_targets(settings, target)?, Access::Read) {
+    for (name, target) in assembly::targets(settings, choose_targets(settings, target)?, Access::Read).await {
         match target {
             Ok(target) => catalogs.push(Catalog::new(target)),
             Err(error) if error.is_not_found() => tracing::warn!(target = %name, "{}: nothing was backed up there yet", describe(&error)),

@@ -25,7 +25,7 @@ pub(super) async fn run(settings: &Settings, args: PruneArgs) -> Result<(), Erro
     let mut failures = Vec::new();
     for job in jobs {
         let names = job.targets.iter().filter(|t| wanted.contains(t));
-        for (name, target) in assembly::targets(settings, names, if args.dry_run { Access::Read } else { Access::Write }) {
+        for (name, target) in assembly::targets(settings, names, if args.dry_run { Access::Read } else { Access::Write }).await {
             match prune(job, target, args.dry_run).await {
                 Ok((decisions, failed)) => {
                     failures.extend(failed);

@@ -31,8 +31,8 @@ pub(super) struct Finder<'a> {
 }
 
 impl<'a> Finder<'a> {
-    pub(super) fn open(settings: &'a Settings) -> Result<Self, Error> {
-        let (catalogs, unread) = open_catalogs(settings, None)?;
+    pub(super) async fn open(settings: &'a Settings) -> Result<Self, Error> {
+        let (catalogs, unread) = open_catalogs(settings, None).await?;
         for why in unread {
             tracing::warn!("{why}: whether a restore was left unfinished there is not known");
         }
@@ -164,7 +164,7 @@ pub(super) async fn mention(catalogs: &[Catalog]) {
 
 pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs, cancel: &CancellationToken) -> Result<(), Error> {
     let into = args.into.iter().map(|text| parse_destination(text)).collect::<Result<Vec<_>, _>>()?;
-    let finder = Finder::open(settings)?;
+    let finder = Finder::open(settings).await?;
     let all = finder.ledger.find().await;
     let (alive, mut dead): (Vec<Found>, Vec<Found>) = all.into_iter().partition(|found| found.holder.is_some());
     if dead.is_empty() {

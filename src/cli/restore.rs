@@ -24,7 +24,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs,
         return recover::run(global, settings, args, cancel).await;
     }
     let destinations = args.into.iter().map(|text| parse_destination(text)).collect::<Result<Vec<_>, _>>()?;
-    let (catalogs, unread) = open_catalogs(settings, args.target.as_ref())?;
+    let (catalogs, unread) = open_catalogs(settings, args.target.as_ref()).await?;
     let wanted = Wanted { name: args.name.as_deref(), job: args.job.as_ref(), only: &args.only, before: args.before };
     let (target, manifest) = match legacy::find(settings, &catalogs, &unread, wanted.name, &args.only, cancel).await? {
         Some(found) => found,
@@ -33,7 +33,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs,
     let progress = pipeline::Progress::default();
     let parts = parts(settings, &manifest, &args, destinations)?;
     let restore = Restore::new(&target, manifest, parts, progress.clone())?;
-    let finder = Finder::open(settings)?;
+    let finder = Finder::open(settings).await?;
     finder.make_way(&restore, false).await?;
     let plan = restore.plan().await?;
 

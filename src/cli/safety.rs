@@ -54,14 +54,16 @@ impl<'a> Safety<'a> {
     }
 
     /// Why there is probably no room, if that can be known: what is replaced takes about as much as what replaces it.
-    fn no_room(&self, job: &Job, backup: &Manifest) -> Option<String> {
+    async fn no_room(&self, job: &Job, backup: &Manifest) -> Option<String> {
         let stored: u64 = self.only.iter().filter_map(|name| backup.component(name)).map(|c| c.stored_bytes()).sum();
         let needed = stored.saturating_add(stored / 4);
-        job.targets.iter().filter_map(|(name, target)| Some((name, target.as_ref().ok()?.free_space()?))).find_map(|(name, free)| {
-            (free < needed).then(|| {
-                format!("target `{name}` has {} left, and the safety backup may take {}", output::size(free), output::size(needed))
-            })
-        })
+        for (name, target) in job.targets.iter().filter_map(|(name, target)| Some((name, target.as_ref().ok()?))) {
+            if let Some(free) = target.free_space().await.filter(|free| *free < needed) {
+                let (free, needed) = (output::size(free), output::size(needed));
+                return Some(format!("target `{name}` has {free} left, and the safety backup may take {needed}"));
+            }
+        }
+        None
     }
 
     /// Makes it. Its name, or `None` where there is no room and it was confirmed to go on without.
@@ -75,8 +77,8 @@ impl<'a> Safety<'a> {
         asked: bool,
         cancel: &CancellationToken,
     ) -> Result<Option<BackupName>, Error> {
-        let job = assembly::job(self.settings, self.job);
-        if let Some(why) = self.no_room(&job, restore.manifest()) {
+        let job = assembly::job(self.settings, self.job).await;
+        if let Some(why) = self.no_room(&job, restore.manifest()).await {
             return match if asked {
                 output::confirm(&format!("There may be no room: {why}. Restore without a safety backup?"))
             } else {

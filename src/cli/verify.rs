@@ -33,7 +33,7 @@ enum Outcome {
 }
 
 pub(super) async fn run(global: &Global, settings: &Settings, args: VerifyArgs, cancel: &CancellationToken) -> Result<(), Error> {
-    let (catalogs, mut unread) = open_catalogs(settings, args.target.as_ref())?;
+    let (catalogs, mut unread) = open_catalogs(settings, args.target.as_ref()).await?;
     let name = match args.name.as_deref() {
         None if args.all => None,
         Some(text) if text != "latest" && args.before.is_none() => {

@@ -81,7 +81,7 @@ impl Runner for Jobs {
         let Some(settings) = self.settings.jobs.iter().find(|j| j.name == *name) else {
             return RunOutcome::Failed(format!("job `{name}` is not configured"));
         };
-        let job = assembly::job(&self.settings, settings);
+        let job = assembly::job(&self.settings, settings).await;
         let request = Request { slot: Some(slot), ..Request::default() };
         match job::run(job, request, &self.engine, &SystemClock, &cancel).await {
             Ok(report) if report.is_whole() => RunOutcome::Complete,
@@ -100,7 +100,7 @@ impl Runner for Jobs {
         };
         let mut newest: Option<(Target, Manifest)> = None;
         let mut trouble = Vec::new();
-        for (_, target) in assembly::targets(&self.settings, &settings.targets, Access::Read) {
+        for (_, target) in assembly::targets(&self.settings, &settings.targets, Access::Read).await {
             match newest_in(target, name).await {
                 // of equal names the first target wins, as it is configured
                 Ok(Some((_, found))) if newest.as_ref().is_some_and(|(_, known)| known.name >= found.name) => {}
@@ -130,7 +130,7 @@ impl Runner for Jobs {
         let Some(settings) = self.settings.jobs.iter().find(|j| j.name == *name) else { return Ok(None) };
         let mut newest = None;
         let mut trouble = Vec::new();
-        for (_, target) in assembly::targets(&self.settings, &settings.targets, Access::Read) {
+        for (_, target) in assembly::targets(&self.settings, &settings.targets, Access::Read).await {
             let last = match target {
                 Ok(target) => Catalog::new(target).last_complete(name, SystemClock.now()).await,
                 Err(error) if error.is_not_found() => Ok(None),

@@ -247,6 +247,8 @@ pub struct Left {
     /// Of [`Staged::record`], or of [`Intent::record`] where the component was not yet staged.
     pub record: Value,
     pub options: RestoreOptions,
+    /// As that of [`RunContext`].
+    pub stall: Option<Duration>,
     /// The component in the backup that was restored; `None` where it is not needed, because the old state is to come back.
     pub stored: Option<StoredComponent>,
     /// The component in the backup that was made right before, of what was in service then, if there is one.
@@ -282,7 +284,7 @@ pub trait Restorer: Send + Sync {
     /// When what is there cannot be what that restore has left.
     async fn adopt(&self, left: &Left) -> Result<Box<dyn Staged>, ComponentError>;
 
-    /// Builds the new state beside the old one. An error or a cancellation leaves nothing behind.
+    /// Builds the new state beside the old one. An error or a cancellation leaves nothing behind, but for [`ComponentError::LeftBehind`].
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError>;
 }
 
@@ -331,6 +333,13 @@ pub enum ComponentError {
     NotHeld { what: String, advice: Option<String> },
     #[error("the fingerprint of the backup cannot be read")]
     Fingerprint(#[source] std::io::Error),
+    /// A restore that failed and could not remove what it had made: that is to be done later.
+    #[error("{left} could not be removed after it failed")]
+    LeftBehind {
+        left: String,
+        #[source]
+        source: Box<ComponentError>,
+    },
     #[error("cancelled")]
     Cancelled,
 }
@@ -345,6 +354,7 @@ impl ComponentError {
             Self::Bucket(e) => e.advice(),
             Self::Differs(_) => Some("Do not trust this backup: try an older one, or another target's copy.".into()),
             Self::NotHeld { advice, .. } => advice.clone(),
+            Self::LeftBehind { source, .. } => source.advice(),
             Self::Absent(_) | Self::Fingerprint(_) | Self::Cancelled => None,
         }
     }

@@ -308,7 +308,7 @@ impl Journal {
     /// [`JournalError`] when it can be written nowhere.
     pub async fn create(target: &Target, entry: Entry) -> Result<Self, JournalError> {
         // what is created now is to be replaced at each step
-        let created = match target.lacks_room() {
+        let created = match target.lacks_room().await {
             true => Err(format!("target `{}` has next to no room left", target.name())),
             false => Self::create_in(target, entry.clone()).await.map_err(|error| chain::describe(&error)),
         };
@@ -345,6 +345,14 @@ impl Journal {
 
     pub fn entry(&self) -> &Entry {
         &self.entry
+    }
+
+    /// How long its target may keep a download waiting; `None` for one on this host.
+    pub fn stall(&self) -> Option<Duration> {
+        match &self.store {
+            Store::Target(target) => Some(target.stall()),
+            Store::Local(_) => None,
+        }
     }
 
     pub async fn staged(&mut self, at: usize, record: Value) -> Result<(), JournalError> {

@@ -32,6 +32,7 @@ impl Takeover {
             progress: entry.progress(at),
             record: record.clone(),
             options: self.options.clone(),
+            stall: journal.stall(),
             stored: self.stored.clone(),
             safety: self.safety.clone(),
         };

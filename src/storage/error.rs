@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use thiserror::Error;
 
 use super::lease::Subject;
+use super::patient::is_silent;
 use crate::name::TargetName;
 use crate::secret::SecretError;
 
@@ -117,8 +118,13 @@ impl StorageError {
 
     /// Whether a store has not answered a request, so that it may have been done, or may be done yet.
     pub fn is_unsure(&self) -> bool {
-        let Self::Call { source: Cause(error @ object_store::Error::Generic { store: "S3", .. }), .. } = self else { return false };
-        !error.to_string().contains("status code")
+        match self {
+            Self::Call { source: Cause(error @ object_store::Error::Generic { store: "S3", .. }), .. } => {
+                !error.to_string().contains("status code")
+            }
+            Self::Call { source: Cause(error), .. } => is_silent(error),
+            _ => false,
+        }
     }
 
     pub fn is_busy(&self) -> bool {
@@ -203,6 +209,7 @@ fn advice_for_io(kind: ErrorKind) -> Option<&'static str> {
         }
         ErrorKind::ReadOnlyFilesystem => "Mount the target so that it can be written.",
         ErrorKind::PermissionDenied => "Give this user write access to the target's directory.",
+        ErrorKind::TimedOut => "Look at the file system that the target's directory lies on: one whose server is gone answers nothing.",
         ErrorKind::NotFound => "Create or mount the target's directory.",
         _ => return None,
     })

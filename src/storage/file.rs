@@ -18,6 +18,7 @@ use rustix::fs::{Advice, fadvise};
 use tokio::sync::mpsc;
 
 use super::error::StorageError;
+use super::patient::{Patience, Patient};
 use super::read::{Stored, in_time};
 use super::target::{Target, generic};
 use crate::name::TargetName;
@@ -28,7 +29,8 @@ const BLOCK: usize = 1 << 20;
 /// Blocks that wait for whoever reads the stream.
 const BLOCKS_AHEAD: usize = 2;
 
-pub(super) fn open(target: &TargetName, path: &Path, create: bool) -> Result<LocalFileSystem, StorageError> {
+/// Waits for as long as the file system takes; what is asked of the store later ends within `patience`.
+pub(super) fn open(target: &TargetName, path: &Path, create: bool, patience: Patience) -> Result<Patient, StorageError> {
     let directory = |source: io::Error| StorageError::Directory { target: target.clone(), path: path.display().to_string(), source };
     if create {
         create_durably(path).map_err(directory)?;
@@ -37,7 +39,7 @@ pub(super) fn open(target: &TargetName, path: &Path, create: bool) -> Result<Loc
         return Err(directory(io::ErrorKind::NotADirectory.into()));
     }
     let store = LocalFileSystem::new_with_prefix(path).map_err(|e| StorageError::Setup { target: target.clone(), source: e.into() })?;
-    Ok(store.with_fsync(true).with_automatic_cleanup(true))
+    Ok(Patient::new(store.with_fsync(true).with_automatic_cleanup(true), patience))
 }
 
 /// Creates a directory and those above it, and flushes every directory that got an entry by that.

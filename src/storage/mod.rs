@@ -12,6 +12,7 @@ mod limit;
 mod objects;
 mod options;
 mod owner;
+mod patient;
 mod read;
 mod retry;
 mod s3;

@@ -58,11 +58,11 @@ impl Target {
         let layout = self.layout();
         // others may be writing there
         let shared = [layout.leases(&job.into()), layout.restores(), layout.runs(), layout.verdicts()].map(|key| path.join(key.as_ref()));
-        let swept = tokio::task::spawn_blocking(move || {
+        let swept = self.at_length_on_disk(move || {
             dead.iter().try_for_each(|dir| file::sweep(dir, None))?;
             shared.iter().try_for_each(|dir| file::sweep(dir, Some(before.into())))
         });
         let root = layout.root();
-        swept.await.unwrap_or_else(|e| Err(e.into())).map_err(|source| self.call("sweep", &root)(generic(source)))
+        swept.await.map_err(|source| self.call("sweep", &root)(generic(source)))
     }
 }

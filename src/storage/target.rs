@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{Attribute, Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{Attribute, Attributes, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use rustix::fs::{StatVfs, statvfs};
 use tokio::sync::Semaphore;
 
 use super::bucket::Bucket;
@@ -14,6 +15,7 @@ use super::error::{Cause, StorageError};
 use super::layout::Layout;
 use super::limit::Limiter;
 use super::options::{Location, TargetOptions};
+use super::patient::{Patience, is_silent};
 use super::read::{self, Stored};
 use super::{file, s3};
 use crate::name::{ArtifactPath, BackupName, TargetName};
@@ -61,14 +63,38 @@ impl Target {
     /// # Errors
     /// [`StorageError`] when a secret, the directory of a file target, or a certificate cannot be read.
     pub fn open(options: &TargetOptions, access: Access) -> Result<Self, StorageError> {
-        match &options.location {
-            Location::File(path) => Ok(Self::over(options, Arc::new(file::open(&options.name, path, access == Access::Write)?), "")),
+        Self::open_within(options, access, STALL)
+    }
+
+    /// As [`Target::open`], and the directory of a file target has to answer in time. `stall` is how long a download may stand still, in place
+    /// of ten minutes.
+    ///
+    /// # Errors
+    /// As [`Target::open`].
+    pub async fn open_in_time(options: &TargetOptions, access: Access, stall: Option<Duration>) -> Result<Self, StorageError> {
+        let stall = stall.unwrap_or(STALL);
+        let Location::File(path) = &options.location else { return Self::open_within(options, access, stall) };
+        let opened = {
+            let options = options.clone();
+            tokio::task::spawn_blocking(move || Self::open_within(&options, access, stall))
+        };
+        let directory = |source| StorageError::Directory { target: options.name.clone(), path: path.display().to_string(), source };
+        Patience::new(path, stall).small(opened).await.map_err(directory)?.map_err(|panic| directory(panic.into()))?
+    }
+
+    fn open_within(options: &TargetOptions, access: Access, stall: Duration) -> Result<Self, StorageError> {
+        let target = match &options.location {
+            Location::File(path) => {
+                let store = file::open(&options.name, path, access == Access::Write, Patience::new(path, stall))?;
+                Self::over(options, Arc::new(store), "")
+            }
             Location::S3 { bucket, prefix } => {
                 let bucket = s3::open(&options.name, bucket, &options.s3)?;
                 let target = Self::over(options, Arc::new(bucket.store().clone()), prefix);
-                Ok(Self { bucket: Some(bucket), ..target })
+                Self { bucket: Some(bucket), ..target }
             }
-        }
+        };
+        Ok(target.with_stall(stall))
     }
 
     /// A target over a given store, such as a wrapper that injects faults.
@@ -95,7 +121,8 @@ impl Target {
         Self { stall, ..self }
     }
 
-    pub(super) fn stall(&self) -> Duration {
+    /// How long it may keep a download waiting.
+    pub fn stall(&self) -> Duration {
         self.stall
     }
 
@@ -173,8 +200,11 @@ impl Target {
         Ok(match &self.location {
             Location::File(path) => {
                 let path = path.clone();
-                tokio::task::spawn_blocking(move || file::names(&path)).await.unwrap_or_else(|e| Err(e.into())).map_err(|source| {
-                    StorageError::Call { action: "list", target: self.name.clone(), key: "/".into(), source: Cause(generic(source)) }
+                self.on_disk(move || file::names(&path)).await.map_err(|source| StorageError::Call {
+                    action: "list",
+                    target: self.name.clone(),
+                    key: "/".into(),
+                    source: Cause(generic(source)),
                 })?
             }
             Location::S3 { .. } => {
@@ -198,7 +228,18 @@ impl Target {
             true => self.large.acquire().await.ok(),
             false => None,
         };
-        result.bytes().await.map_err(self.call("read", key))
+        self.body(key, result).await
+    }
+
+    async fn body(&self, key: &Path, result: GetResult) -> Result<Bytes, StorageError> {
+        let bytes = match &self.location {
+            Location::File(path) => {
+                let read = Patience::new(path, self.stall).small(result.bytes()).await;
+                read.unwrap_or_else(|silent| Err(generic(silent)))
+            }
+            Location::S3 { .. } => result.bytes().await,
+        };
+        bytes.map_err(self.call("read", key))
     }
 
     /// The bytes of an artifact as they are stored; `stored_bytes` is how many the manifest says there are.
@@ -231,8 +272,12 @@ impl Target {
     /// [`StorageError::Occupied`] when something else is there.
     pub async fn create(&self, key: &Path, bytes: Bytes, content_type: &'static str) -> Result<(), StorageError> {
         let Err(error) = self.put(key, bytes.clone(), content_type, PutMode::Create).await else { return Ok(()) };
+        // to ask again would wait again, and tell nothing of what may be done yet
+        if self.is_local() && is_silent(&error) {
+            return Err(self.call("create", key)(error));
+        }
         let Ok(found) = self.store.get(key).await else { return Err(self.call("create", key)(error)) };
-        if found.meta.size != bytes.len() as u64 || found.bytes().await.map_err(self.call("read", key))? != bytes {
+        if found.meta.size != bytes.len() as u64 || self.body(key, found).await? != bytes {
             return Err(StorageError::Occupied { target: self.name.clone(), key: key.to_string() });
         }
         // no answer is lost on the way to a disk: what it has not taken for good is not created, though it can be read for now
@@ -246,12 +291,12 @@ impl Target {
     async fn put(&self, key: &Path, bytes: Bytes, content_type: &'static str, mode: PutMode) -> object_store::Result<()> {
         let options = PutOptions { mode, attributes: self.attributes(content_type), ..PutOptions::default() };
         let put = self.store.put_opts(key, PutPayload::from_bytes(bytes), options).await.map(drop);
-        if put.is_err()
+        if put.as_ref().is_err_and(|error| !is_silent(error))
             && let Location::File(root) = &self.location
         {
             // directories were made for it; that some may stay is no reason to tell of another error than the first
             let (root, at) = (root.clone(), key.to_string());
-            let _ = on_disk(move || file::settle_deletion(&root, &at)).await;
+            let _ = self.on_disk(move || file::settle_deletion(&root, &at)).await;
         }
         put
     }
@@ -264,7 +309,7 @@ impl Target {
         }
         let Location::File(root) = &self.location else { return Ok(()) };
         let (root, at) = (root.clone(), key.to_string());
-        on_disk(move || file::settle_deletion(&root, &at)).await.map_err(|source| self.call("delete", key)(generic(source)))
+        self.on_disk(move || file::settle_deletion(&root, &at)).await.map_err(|source| self.call("delete", key)(generic(source)))
     }
 
     /// Every object below `prefix`.
@@ -273,25 +318,30 @@ impl Target {
     }
 
     /// Free bytes of the file system of a file target; `None` where nobody can say.
-    pub fn free_space(&self) -> Option<u64> {
-        let Location::File(path) = &self.location else { return None };
-        let stat = rustix::fs::statvfs(path).ok()?;
+    pub async fn free_space(&self) -> Option<u64> {
+        let stat = self.file_system().await?;
         Some(stat.f_bavail * stat.f_frsize)
     }
 
+    async fn file_system(&self) -> Option<StatVfs> {
+        let Location::File(path) = &self.location else { return None };
+        let path = path.clone();
+        self.on_disk(move || Ok(statvfs(&path)?)).await.ok()
+    }
+
     /// Whether a file target has no room to speak of: for a journal, and what replaces it.
-    pub fn lacks_room(&self) -> bool {
-        let Location::File(path) = &self.location else { return false };
+    pub async fn lacks_room(&self) -> bool {
         // file systems without a table of inodes say that they have none
-        rustix::fs::statvfs(path)
-            .is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < LITTLE || (stat.f_files > 0 && stat.f_favail < FEW_INODES))
+        self.file_system()
+            .await
+            .is_some_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < LITTLE || (stat.f_files > 0 && stat.f_favail < FEW_INODES))
     }
 
     /// Gives a backup that was stored by root to the owner of the directory that a file target is. Nothing elsewhere.
     pub async fn hand_over(&self, backup: &BackupName) -> Result<(), StorageError> {
         let Location::File(path) = &self.location else { return Ok(()) };
         let (root, below) = (path.clone(), path.join(backup.to_string()));
-        let done = on_disk(move || file::hand_over(&root, &below)).await;
+        let done = self.at_length_on_disk(move || file::hand_over(&root, &below)).await;
         let key = self.layout.backup(backup);
         done.map_err(|source| self.call("change the owner of", &key)(generic(source)))
     }
@@ -302,10 +352,23 @@ impl Target {
         let mut list = self.store.list(Some(&root));
         list.next().await.transpose().map_err(self.call("list", &root)).map(drop)
     }
-}
 
-async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(panic.into()))
+    /// What the directory of a file target is asked besides what the store does.
+    async fn on_disk<T: Send + 'static>(&self, work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
+        let Location::File(path) = &self.location else { return Err(std::io::ErrorKind::Unsupported.into()) };
+        let done = Patience::new(path, self.stall).small(tokio::task::spawn_blocking(work)).await?;
+        done.unwrap_or_else(|panic| Err(panic.into()))
+    }
+
+    /// As `on_disk`, for what may take long.
+    pub(super) async fn at_length_on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> std::io::Result<T> {
+        let Location::File(path) = &self.location else { return Err(std::io::ErrorKind::Unsupported.into()) };
+        let done = Patience::new(path, self.stall).large(tokio::task::spawn_blocking(work)).await?;
+        done.unwrap_or_else(|panic| Err(panic.into()))
+    }
 }
 
 pub(super) fn generic(source: std::io::Error) -> object_store::Error {

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::ports::Port;
 use super::process::{Process, bound_to_test, output, run};
@@ -42,6 +42,16 @@ impl Major {
             Self::V15 => tools::of_debian("/usr/lib/postgresql/15/bin"),
             other => tools::installed(format!("postgres-{}/bin", other.number())),
         }
+    }
+}
+
+/// A server that answers nothing, for as long as this lives.
+#[derive(Debug)]
+pub struct Frozen<'a>(&'a Postgres);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.signal_all(Signal::CONT);
     }
 }
 
@@ -105,6 +115,23 @@ impl Postgres {
 
     pub fn port(&self) -> u16 {
         self.port.number()
+    }
+
+    /// Stops the server and all that serves for it, without closing anything, until the answer is dropped.
+    pub fn freeze(&self) -> Frozen<'_> {
+        // the postmaster first: it starts no more then
+        self.signal_all(Signal::STOP);
+        Frozen(self)
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        self.process.signal(signal);
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).expect("its children");
+        for pid in children.split_whitespace() {
+            let pid = pid.parse().ok().and_then(Pid::from_raw).expect("a process");
+            // one that has just ended needs none
+            let _ = kill_process(pid, signal);
+        }
     }
 
     pub fn pid(&self) -> u32 {

@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Mode, open};
 use thiserror::Error;
@@ -46,6 +47,7 @@ mod sides;
 mod small;
 mod source;
 mod sparse;
+mod standstill;
 mod survey;
 mod swap;
 mod trash;
@@ -55,6 +57,7 @@ pub mod unpack;
 mod usage;
 mod walk;
 mod warnings;
+mod watch;
 
 pub use restorer::DirectoryRestorer;
 pub use source::DirectorySource;
@@ -129,6 +132,8 @@ pub enum DirectoryError {
     },
     #[error("the extended attributes of `{path}` in {root} are too large to be stored")]
     AttributesTooLarge { root: PathBuf, path: String },
+    #[error("`{path}` did not answer for {}", humantime::format_duration(*.after))]
+    Hung { path: String, after: Duration },
     #[error("the work on {0} stopped unexpectedly")]
     Died(PathBuf),
     #[error("the backup holds no tar archive of this component")]
@@ -179,6 +184,11 @@ impl DirectoryError {
             Self::NotADirectory(_) => "Configure the directory itself, not a file in it.".to_owned(),
             Self::Read { source, .. } | Self::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "Run as a user that may read it (root, or with CAP_DAC_READ_SEARCH), exclude it, or set `skip_unreadable = true`."
+                    .to_owned()
+            }
+            Self::Hung { .. } => {
+                "Look at the file system that it lies on: one whose server is gone answers nothing. `stall_timeout` of the job \
+                                  sets the limit."
                     .to_owned()
             }
             Self::Read { .. } => "Exclude it, or set `skip_unreadable = true`, if it is not needed.".to_owned(),

@@ -6,9 +6,11 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::mpsc;
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 /// Bytes of a chunk.
@@ -39,7 +41,19 @@ pub struct PipeReader {
     current: Option<(Vec<u8>, usize)>,
     at: usize,
     ended: bool,
+    limit: Option<Limit>,
 }
+
+/// How long the reader waits for the writer.
+struct Limit {
+    patience: Duration,
+    /// While it waits.
+    over: Option<Pin<Box<Sleep>>>,
+    why: Why,
+}
+
+/// Why the writer sends nothing, if that can be told.
+pub type Why = Box<dyn Fn() -> Option<io::Error> + Send + Sync>;
 
 /// Why the writer must stop: nobody reads any more, or the run was cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +64,7 @@ pub fn pipe(cancel: CancellationToken) -> (PipeWriter, PipeReader) {
     let (sender, receiver) = mpsc::channel(DEPTH);
     let (give_back, returned) = std::sync::mpsc::channel();
     let writer = PipeWriter { sender, returned, cancel, chunk: vec![0; CHUNK], filled: 0, written: 0 };
-    (writer, PipeReader { receiver, give_back, current: None, at: 0, ended: false })
+    (writer, PipeReader { receiver, give_back, current: None, at: 0, ended: false, limit: None })
 }
 
 impl PipeWriter {
@@ -117,6 +131,31 @@ impl PipeWriter {
     }
 }
 
+impl PipeReader {
+    /// Fails with what `why` says, if it says something, whenever nothing came for `patience`.
+    pub fn within(self, patience: Duration, why: Why) -> Self {
+        Self { limit: Some(Limit { patience, over: None, why }), ..self }
+    }
+
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Message>>> {
+        if let Poll::Ready(message) = self.receiver.poll_recv(cx) {
+            if let Some(limit) = &mut self.limit {
+                limit.over = None;
+            }
+            return Poll::Ready(Ok(message));
+        }
+        let Some(limit) = &mut self.limit else { return Poll::Pending };
+        loop {
+            let over = limit.over.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit.patience)));
+            ready!(over.as_mut().poll(cx));
+            match (limit.why)() {
+                Some(error) => return Poll::Ready(Err(error)),
+                None => limit.over = None,
+            }
+        }
+    }
+}
+
 impl AsyncRead for PipeReader {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
@@ -136,7 +175,7 @@ impl AsyncRead for PipeReader {
                 }
                 return Poll::Ready(Ok(()));
             }
-            match ready!(this.receiver.poll_recv(cx)) {
+            match ready!(this.poll_message(cx))? {
                 Some(Message::Data(chunk, filled)) => {
                     this.at = 0;
                     this.current = Some((chunk, filled));

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::process::geteuid;
@@ -17,6 +18,7 @@ use super::part;
 use super::pick::Pick;
 use super::place::Place;
 use super::sides::Sides;
+use super::standstill::{Waits, moving};
 use super::swap::Swap;
 use super::unpack::{Unpacked, unpack};
 use super::usage;
@@ -26,6 +28,9 @@ use crate::component::{
 };
 use crate::manifest::{Artifact, Component, Format};
 use crate::name::{ComponentName, RestoreId};
+
+/// How long a file system may keep a restore waiting, unless a job says.
+const STALL: Duration = Duration::from_secs(600);
 
 /// Bytes read from the stream at once.
 const BUFFER: usize = 512 << 10;
@@ -67,7 +72,7 @@ impl Restorer for DirectoryRestorer {
         let needed = needed(part, &artifact);
         let (path, keep_old) = (self.destination(options)?, options.keep_old);
         let (partial, globs, live) = (options.is_partial(), options.paths.clone(), self.options.path.clone());
-        blocking(path.clone(), move || {
+        moving(path.clone(), STALL, Waits::default(), move || {
             if partial {
                 Pick::new(&globs)?;
                 let place = part::place(&path, &live)?;
@@ -86,7 +91,7 @@ impl Restorer for DirectoryRestorer {
 
     async fn intent(&self, _: &Component, options: &RestoreOptions, id: RestoreId) -> Result<Intent, ComponentError> {
         let path = self.destination(options)?;
-        let place = blocking(path.clone(), move || Ok(Place::find(&path)?)).await?;
+        let place = moving(path.clone(), STALL, Waits::default(), move || Ok(Place::find(&path)?)).await?;
         let record = Record::intent(&place, &id.to_string());
         Ok(Intent { places: vec![format!("directory {}", place.target.display())], record: json!(record) })
     }
@@ -94,9 +99,10 @@ impl Restorer for DirectoryRestorer {
     async fn adopt(&self, left: &Left) -> Result<Box<dyn Staged>, ComponentError> {
         let path = self.destination(&left.options)?;
         let record: Record = serde_json::from_value(left.record.clone()).map_err(DirectoryError::Record)?;
-        let sides = blocking(path.clone(), move || Ok(adopt(&record, &path)?)).await?;
+        let stall = left.stall.unwrap_or(STALL);
+        let sides = moving(path.clone(), stall, Waits::default(), move || Ok(adopt(&record, &path)?)).await?;
         let done = vec![format!("what an earlier restore had unpacked is in service as {}", sides.place().target.display())];
-        Ok(Box::new(StagedDirectory::new(sides, done, Vec::new(), &left.options)))
+        Ok(Box::new(StagedDirectory::new(sides, done, Vec::new(), &left.options, stall)))
     }
 
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
@@ -104,7 +110,8 @@ impl Restorer for DirectoryRestorer {
         let needed = needed(&part.component, artifact);
         let path = self.destination(options)?;
         let (partial, live) = (options.is_partial(), self.options.path.clone());
-        let place = blocking(path.clone(), {
+        let stall = run.stall.unwrap_or(STALL);
+        let place = moving(path.clone(), stall, Waits::default(), {
             let path = path.clone();
             move || {
                 if partial {
@@ -133,10 +140,14 @@ impl Restorer for DirectoryRestorer {
         let (handle, suffix) = (Handle::current(), run.id.to_string());
         let (open, artifact) = (part.open.clone(), artifact.clone());
         let globs = options.paths.clone();
-        let staged = blocking(path, move || {
+        let waits = Waits::default();
+        let waiting = waits.clone();
+        let staged = moving(path.clone(), stall, waits.clone(), move || {
             let mut sides = Sides::create(place, &suffix)?;
-            let feed = |stream| BufReader::with_capacity(BUFFER, Feed { stream, handle: handle.clone(), cancel: cancel.clone() });
-            let again = || handle.block_on(open(&artifact)).map(feed).map_err(DirectoryError::OpenArchive);
+            let feed = |stream| {
+                BufReader::with_capacity(BUFFER, Feed { stream, handle: handle.clone(), cancel: cancel.clone(), waiting: waiting.clone() })
+            };
+            let again = || waiting.during(|| handle.block_on(open(&artifact))).map(feed).map_err(DirectoryError::OpenArchive);
             let result = (|| -> Result<_, ComponentError> {
                 let (unpacked, warnings) = if partial {
                     part::unpack(feed(stream), again, &sides, &globs, &cancel)?
@@ -162,9 +173,15 @@ impl Restorer for DirectoryRestorer {
         })
         .await;
         stop.disarm();
-        let (sides, Unpacked { entries, bytes, .. }, warnings, compared) = staged?;
+        let (sides, Unpacked { entries, bytes, .. }, warnings, compared) = staged.map_err(|error| match error {
+            // nobody can tell what the thread that hangs has made, nor remove it
+            ComponentError::Directory(DirectoryError::Hung { .. }) => {
+                ComponentError::LeftBehind { left: format!("a new directory in {}", path.display()), source: Box::new(error) }
+            }
+            error => error,
+        })?;
         let done = vec![format!("restored {entries} entries, {bytes} bytes, to {}", sides.place().target.display()), compared];
-        Ok(Box::new(StagedDirectory::new(sides, done, warnings, options)))
+        Ok(Box::new(StagedDirectory::new(sides, done, warnings, options, stall)))
     }
 }
 
@@ -180,12 +197,13 @@ struct StagedDirectory {
     keep_old: bool,
     /// It must not take the place of anything.
     partial: bool,
+    stall: Duration,
 }
 
 impl StagedDirectory {
-    fn new(sides: Sides, done: Vec<String>, warnings: Vec<String>, options: &RestoreOptions) -> Self {
+    fn new(sides: Sides, done: Vec<String>, warnings: Vec<String>, options: &RestoreOptions, stall: Duration) -> Self {
         let (target, record) = (sides.place().target.clone(), sides.record().clone());
-        Self { target, record, sides: Some(sides), done, warnings, keep_old: options.keep_old, partial: options.is_partial() }
+        Self { target, record, sides: Some(sides), done, warnings, keep_old: options.keep_old, partial: options.is_partial(), stall }
     }
 }
 
@@ -198,7 +216,7 @@ impl Staged for StagedDirectory {
     async fn publish(&mut self) -> Result<(), ComponentError> {
         let Some(mut sides) = self.sides.take() else { return Err(DirectoryError::Died(self.target.clone()).into()) };
         let partial = self.partial;
-        let (sides, result) = blocking(self.target.clone(), move || {
+        let (sides, result) = moving(self.target.clone(), self.stall, Waits::default(), move || {
             let result = if partial { part::still_empty(sides.place()).and_then(|()| sides.publish()) } else { sides.publish() };
             Ok((sides, result))
         })
@@ -208,16 +226,16 @@ impl Staged for StagedDirectory {
     }
 
     async fn finish(self: Box<Self>) -> Result<Restored, ComponentError> {
-        let Self { target, sides, mut done, warnings, keep_old, .. } = *self;
+        let Self { target, sides, mut done, warnings, keep_old, stall, .. } = *self;
         let Some(sides) = sides else { return Err(DirectoryError::Died(target).into()) };
-        let kept = blocking(target.clone(), move || Ok(sides.finish(keep_old)?)).await?;
+        let kept = moving(target.clone(), stall, Waits::default(), move || Ok(sides.finish(keep_old)?)).await?;
         done.extend(kept.map(|path| format!("the old directory is kept as {}", path.display())));
         Ok(Restored { done, warnings })
     }
 
     async fn undo(mut self: Box<Self>) -> Result<(), ComponentError> {
         let Some(sides) = self.sides.take() else { return Err(DirectoryError::Died(self.target).into()) };
-        blocking(self.target.clone(), move || Ok(sides.undo()?)).await
+        moving(self.target.clone(), self.stall, Waits::default(), move || Ok(sides.undo()?)).await
     }
 }
 
@@ -226,26 +244,21 @@ struct Feed {
     stream: ByteStream,
     handle: Handle,
     cancel: CancellationToken,
+    waiting: Waits,
 }
 
 impl Read for Feed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Self { stream, handle, cancel } = self;
-        handle.block_on(async {
+        let Self { stream, handle, cancel, waiting } = self;
+        let read = async {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(io::Error::other(ComponentError::Cancelled)),
                 result = stream.read(buffer) => result,
             }
-        })
+        };
+        waiting.during(|| handle.block_on(read))
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    path: PathBuf,
-    work: impl FnOnce() -> Result<T, ComponentError> + Send + 'static,
-) -> Result<T, ComponentError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| DirectoryError::Died(path))?
 }
 
 fn archive_of(part: &Component) -> Result<&Artifact, DirectoryError> {

@@ -15,6 +15,7 @@ use super::archive::shown;
 use super::attributes::{AttributeReader, Attributes, Subject};
 use super::followed::{FOLLOWED, followed};
 use super::ladder::{DIRECTORY, Ladder, Names, identity};
+use super::watch::Seat;
 
 /// Something in the tree.
 pub struct Found {
@@ -86,6 +87,7 @@ pub struct Scout {
     whole: bool,
     /// Whether the link that may be followed is.
     follows: bool,
+    seat: Seat,
 }
 
 enum State {
@@ -105,7 +107,13 @@ impl Scout {
             path: Vec::new(),
             whole: true,
             follows: true,
+            seat: Seat::default(),
         }
+    }
+
+    /// Tells `seat` what it looks at.
+    pub fn watched(self, seat: Seat) -> Self {
+        Self { seat, ..self }
     }
 
     /// A search of the whole tree that takes every link for a link.
@@ -122,12 +130,14 @@ impl Scout {
             path,
             whole: false,
             follows: false,
+            seat: Seat::default(),
         }
     }
 
     /// What comes next; `None` at the end.
     pub fn next(&mut self) -> Option<Found> {
-        match std::mem::replace(&mut self.state, State::Over) {
+        self.seat.at(&self.path);
+        let found = match std::mem::replace(&mut self.state, State::Over) {
             State::Over => None,
             State::Fresh(directory, above) => Some(self.first(directory, above)),
             State::Under(mut ladder) => {
@@ -137,7 +147,9 @@ impl Scout {
                 }
                 found
             }
-        }
+        };
+        self.seat.rest();
+        found
     }
 
     fn first(&mut self, root: OwnedFd, above: Option<u64>) -> Found {
@@ -166,6 +178,7 @@ impl Scout {
             if let Some((name, listed)) = ladder.value_mut().names.take_next() {
                 self.path.extend_from_slice(name.to_bytes());
                 let path = self.path.clone();
+                self.seat.at(&path);
                 let what = self.look(ladder, listed).unwrap_or_else(What::Unreadable);
                 return Some(Found { path, what });
             }

@@ -17,6 +17,7 @@ use super::fingerprint::Fingerprint;
 use super::owners::Owners;
 use super::scout::{Found, What, open_quietly};
 use super::sparse;
+use super::watch::{Seat, Watch};
 use crate::component::Detail;
 
 /// Files up to this size are read ahead, in bytes.
@@ -42,6 +43,7 @@ pub struct Shared {
     pub owners: Owners,
     pub cache: Cache,
     pub detail: Detail,
+    pub watch: Watch,
 }
 
 /// Some of what is to be stored, in order, and what was read of it ahead.
@@ -144,12 +146,14 @@ pub struct SmallFiles {
     largest: u64,
     attributes: AttributeReader,
     header: Vec<u8>,
+    seat: Seat,
 }
 
 impl SmallFiles {
     /// Reads files of up to `largest` bytes.
     pub fn new(shared: Arc<Shared>, largest: u64) -> Self {
-        Self { shared, largest, attributes: AttributeReader::default(), header: Vec::new() }
+        let seat = shared.watch.seat();
+        Self { shared, largest, attributes: AttributeReader::default(), header: Vec::new(), seat }
     }
 
     /// Reads all of `batch` that can be read ahead.
@@ -162,10 +166,12 @@ impl SmallFiles {
                 _ => bytes.truncate(start),
             }
         }
+        self.seat.rest();
     }
 
     fn read(&mut self, found: &mut Found, bytes: &mut Vec<u8>, print: &mut Fingerprint, held: &mut Held) -> Result<Outcome, Errno> {
         let What::Entry { within, listed: FileType::RegularFile } = &found.what else { return Ok(Outcome::Left) };
+        self.seat.at(&found.path);
         let start = bytes.len();
         let file = open_quietly(within.as_fd(), found.name(), FILE)?;
         let stat = fstat(&file)?;

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
@@ -14,10 +15,14 @@ use super::pipe::pipe;
 use super::swap::Swap;
 use super::trouble::Halt;
 use super::walk::{Walk, Walked};
+use super::watch::Watch;
 use super::{DirectoryError, DirectoryOptions};
 use crate::component::{Artifact, ByteStream, ComponentError, Detail, Notes, RunContext, Source};
 use crate::manifest::{Facts, Format, Kind};
 use crate::name::ComponentName;
+
+/// A check waits no longer for a file system.
+const CHECK: Duration = Duration::from_secs(30);
 
 /// A directory that is backed up as one tar archive.
 #[derive(Debug, Clone)]
@@ -30,10 +35,25 @@ impl DirectorySource {
         Self { options }
     }
 
-    /// Opens the root; a root that is itself a symbolic link is followed.
-    async fn root(&self) -> Result<OwnedFd, ComponentError> {
-        let options = self.options.clone();
-        tokio::task::spawn_blocking(move || open_root(&options)).await.map_err(|_| DirectoryError::Died(self.options.path.clone()))?
+    /// Opens the root; a root that is itself a symbolic link is followed. It has to answer within `patience`.
+    async fn root(&self, watch: &Watch, patience: Option<Duration>) -> Result<Root, ComponentError> {
+        Watch::refuse_if_hung(&self.options.path)?;
+        let (options, seat, died) = (self.options.clone(), watch.seat(), || DirectoryError::Died(self.options.path.clone()));
+        let kept = watch.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            seat.at(b"");
+            let root = open_root(&options);
+            seat.rest();
+            drop(kept);
+            root
+        });
+        match patience {
+            None => opened.await.map_err(|_| died())?,
+            Some(patience) => match tokio::time::timeout(patience, opened).await {
+                Ok(opened) => opened.map_err(|_| died())?,
+                Err(_) => Err(watch.give_up(patience).unwrap_or_else(died).into()),
+            },
+        }
     }
 }
 
@@ -56,19 +76,31 @@ impl Source for DirectorySource {
 
     async fn check(&self) -> Result<Facts, ComponentError> {
         matcher(&self.options.exclude)?;
-        self.root().await?;
+        self.root(&Watch::new(&self.options.path), Some(CHECK)).await?;
         Ok(Facts::from([("path".to_owned(), self.options.path.to_string_lossy().into())]))
     }
 
     async fn open(&self, run: &RunContext) -> Result<Vec<Artifact>, ComponentError> {
         let exclude = matcher(&self.options.exclude)?;
-        let root = self.root().await?;
+        let watch = Watch::new(&self.options.path);
+        let Root { handle, used } = self.root(&watch, run.stall.map(patience)).await?;
         run.notes.fact("path", self.options.path.to_string_lossy());
-        let (options, run, estimate) = (self.options.clone(), run.clone(), used_bytes(&root));
-        let stream = async move { Ok(stream(root, options, exclude, run)) };
+        let (options, run) = (self.options.clone(), run.clone());
+        let stream = async move { Ok(stream(handle, options, exclude, run, watch)) };
         let file = format!("{}.tar", self.options.name);
-        Ok(vec![Artifact { file, format: Format::Tar, database: None, estimate, open: Box::pin(stream) }])
+        Ok(vec![Artifact { file, format: Format::Tar, database: None, estimate: used, open: Box::pin(stream) }])
     }
+}
+
+/// A tree that was opened.
+struct Root {
+    handle: OwnedFd,
+    used: Option<u64>,
+}
+
+/// How long to wait for an answer: less than until the stream is cut by somebody who cannot name what hangs.
+fn patience(stall: Duration) -> Duration {
+    stall - (stall / 16).min(Duration::from_secs(5))
 }
 
 /// What the file system of the tree holds: more than the tree, never less unless others are mounted below, and known without a walk. It
@@ -79,11 +111,18 @@ fn used_bytes(root: &OwnedFd) -> Option<u64> {
 }
 
 /// Starts the walk on a blocking thread; it goes as fast as the stream is read.
-fn stream(root: OwnedFd, options: DirectoryOptions, exclude: Gitignore, run: RunContext) -> ByteStream {
+fn stream(root: OwnedFd, options: DirectoryOptions, exclude: Gitignore, run: RunContext, watch: Watch) -> ByteStream {
     let (writer, reader) = pipe(run.cancel.clone());
+    let reader = match run.stall.map(patience) {
+        None => reader,
+        Some(patience) => {
+            let watch = watch.clone();
+            reader.within(patience, Box::new(move || watch.give_up(patience).map(failure)))
+        }
+    };
     tokio::task::spawn_blocking(move || {
         let detail = options.fingerprint;
-        let walk = Walk::new(options, exclude, writer);
+        let walk = Walk::new(options, exclude, writer, watch);
         let (writer, result) = walk.run(root);
         match result {
             Ok(walked) => {
@@ -92,10 +131,15 @@ fn stream(root: OwnedFd, options: DirectoryOptions, exclude: Gitignore, run: Run
                 let _ = writer.finish();
             }
             Err(Halt::Stopped) => writer.fail(io::Error::other(ComponentError::Cancelled)),
-            Err(Halt::Failed(error)) => writer.fail(io::Error::other(error)),
+            Err(Halt::Failed(error)) => writer.fail(failure(error)),
         }
     });
     Box::new(reader)
+}
+
+/// As a component's, for whoever looks for advice.
+fn failure(error: DirectoryError) -> io::Error {
+    io::Error::other(ComponentError::from(error))
 }
 
 fn note(notes: &Notes, walked: Walked, detail: Detail) {
@@ -131,7 +175,7 @@ fn note(notes: &Notes, walked: Walked, detail: Detail) {
     }
 }
 
-fn open_root(options: &DirectoryOptions) -> Result<OwnedFd, ComponentError> {
+fn open_root(options: &DirectoryOptions) -> Result<Root, ComponentError> {
     let path = &options.path;
     let root = open(path, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(|error| match error {
         Errno::NOENT if options.required => DirectoryError::Missing(path.clone()).into(),
@@ -142,7 +186,7 @@ fn open_root(options: &DirectoryOptions) -> Result<OwnedFd, ComponentError> {
     // part of its entries lie aside, or are those of another time
     match Swap::interrupted(path)? {
         Some(_) => Err(DirectoryError::HalfRestored(path.clone()).into()),
-        None => Ok(root),
+        None => Ok(Root { used: used_bytes(&root), handle: root }),
     }
 }
 

@@ -32,6 +32,7 @@ use super::owners::Owners;
 use super::scout::{Found, Scout, What, last, open_quietly};
 use super::small::{FILE, describe};
 use super::sparse;
+use super::standstill::HELPER;
 use super::unpack::descend;
 use crate::component::Detail;
 
@@ -56,7 +57,7 @@ pub fn survey(root: OwnedFd, path: PathBuf, detail: Detail, cancel: &Cancellatio
     let queue = Mutex::new(receiver);
     thread::scope(|scope| {
         let readers = if detail == Detail::Full { thread::available_parallelism().map_or(1, NonZero::get).min(THREADS) } else { 0 };
-        let start = || thread::Builder::new().name("compare".to_owned()).spawn_scoped(scope, || Reader::new(cancel).run(&queue));
+        let start = || thread::Builder::new().name(HELPER.to_owned()).spawn_scoped(scope, || Reader::new(cancel).run(&queue));
         // with none at all, the survey reads by itself
         let threads: Vec<_> = (0..readers).map_while(|_| start().ok()).collect();
         let mut survey = Survey {

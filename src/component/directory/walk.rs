@@ -33,6 +33,7 @@ use super::scout::{Directory, Found, Scout, What, excluded, last, open_quietly, 
 use super::small::{AT_HAND, Batch, Change, FILE, Outcome, Shared, SmallFiles, describe};
 use super::trouble::{Halt, Trouble};
 use super::warnings::Warnings;
+use super::watch::{Seat, Watch};
 use super::{DirectoryError, DirectoryOptions, sparse};
 use crate::component::Detail;
 
@@ -80,25 +81,29 @@ pub struct Walk {
     tally: Tally,
     print: Fingerprint,
     warnings: Warnings,
+    seat: Seat,
     /// Relative path of the entry at hand, and its headers.
     path: Vec<u8>,
     header: Vec<u8>,
 }
 
 impl Walk {
-    /// `exclude` is matched against relative paths.
-    pub fn new(options: DirectoryOptions, exclude: Gitignore, out: PipeWriter) -> Self {
+    /// `exclude` is matched against relative paths; `watch` is told what it is at.
+    pub fn new(options: DirectoryOptions, exclude: Gitignore, out: PipeWriter, watch: Watch) -> Self {
+        let seat = watch.seat();
+        let shared = Shared { owners: Owners::of_system(), cache: Cache::default(), detail: options.fingerprint, watch };
         Self {
             root: options.path,
             exclude: Arc::new(exclude),
             skip_unreadable: options.skip_unreadable,
             out,
-            shared: Arc::new(Shared { owners: Owners::of_system(), cache: Cache::default(), detail: options.fingerprint }),
+            shared: Arc::new(shared),
             links: Links::default(),
             attributes: AttributeReader::default(),
             tally: Tally::default(),
             print: Fingerprint::default(),
             warnings: Warnings::default(),
+            seat,
             path: Vec::new(),
             header: Vec::new(),
         }
@@ -111,7 +116,7 @@ impl Walk {
     }
 
     fn tree(&mut self, root: OwnedFd) -> Result<(), Halt> {
-        let ahead = Ahead::new(Scout::new(root, Arc::clone(&self.exclude)));
+        let ahead = Ahead::new(Scout::new(root, Arc::clone(&self.exclude)).watched(self.shared.watch.seat()));
         let result = thread::scope(|scope| {
             // threads are joined when the scope ends, also by a panic: they must be told before
             let close = Close(&ahead);
@@ -144,7 +149,10 @@ impl Walk {
         for (found, outcome) in batch.entries {
             self.out.check()?;
             match outcome {
-                Outcome::Left => self.found(found)?,
+                Outcome::Left => {
+                    self.found(found)?;
+                    self.seat.rest();
+                }
                 Outcome::Read { bytes, size, change } => {
                     self.path = found.path;
                     self.note_unusual();
@@ -162,6 +170,7 @@ impl Walk {
     /// Stores what no thread has read ahead.
     fn found(&mut self, found: Found) -> Result<(), Halt> {
         self.path = found.path;
+        self.seat.at(&self.path);
         let stored = match found.what {
             What::Directory(directory) => return self.directory(*directory),
             What::Entry { within, listed } => {
@@ -291,6 +300,7 @@ impl Walk {
             let mut done = 0;
             while done < *length && !broken {
                 let space = self.out.space()?;
+                self.seat.moved();
                 let want = usize::try_from(length - done).map_or(space.len(), |left| left.min(space.len()));
                 match pread(file, &mut space[..want], offset + done) {
                     Ok(0) => break,

@@ -126,6 +126,7 @@ pub async fn adopt(left: &Left, options: &PostgresOptions, patience: Duration) -
         }
     }
     let mut staged = StagedPostgres::new(endpoint, left.options.keep_old, patience);
+    staged.stall = left.stall;
     staged.fresh = left.options.is_partial();
     staged.globals = Applied { created: record.created, undo: record.undo, failed: HashSet::new(), warnings: Vec::new() };
     staged.cluster = here;

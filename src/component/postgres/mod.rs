@@ -13,6 +13,7 @@ use crate::secret::{Secret, SecretError};
 
 mod account;
 mod adopt;
+mod alive;
 mod analyze;
 mod apply;
 pub mod archive;

@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use super::adopt::{self, Record};
+use super::alive::while_it_moves;
 use super::apply;
 use super::binaries::{self, Binary, Tool};
 use super::connect::Endpoint;
@@ -33,6 +34,9 @@ use crate::component::{
 };
 use crate::manifest;
 use crate::name::{ComponentName, RestoreId};
+
+/// How long a server may keep one waiting, unless a job says.
+const STALL: Duration = Duration::from_secs(600);
 
 /// Restores a PostgreSQL component.
 #[derive(Debug, Clone)]
@@ -133,7 +137,11 @@ impl Restorer for PostgresRestorer {
     }
 
     async fn adopt(&self, left: &Left) -> Result<Box<dyn Staged>, ComponentError> {
-        Ok(Box::new(adopt::adopt(left, &self.options, self.patience).await?))
+        // a look at catalogs, and as much patience with what the dead one has sent
+        let limit = left.stall.unwrap_or(STALL) + self.patience;
+        let adopted = tokio::time::timeout(limit, adopt::adopt(left, &self.options, self.patience)).await;
+        let silent = |_| PostgresError::from(RestoreError::Silent { server: format!("component `{}`", self.options.name), after: limit });
+        Ok(Box::new(adopted.map_err(silent)??))
     }
 
     async fn stage(&self, part: &StoredComponent, options: &RestoreOptions, run: &RunContext) -> Result<Box<dyn Staged>, ComponentError> {
@@ -144,8 +152,12 @@ impl Restorer for PostgresRestorer {
         }
         let mut staged = StagedPostgres::new(endpoint, options.keep_old, self.patience);
         staged.beside = options.to == Destination::Beside;
+        staged.stall = run.stall;
         staged.cluster = adopt::cluster(&client).await;
         staged.fresh = selection.is_some();
+        let suffix = Suffix::from(run.id);
+        let helpers = contents.databases.iter().enumerate().map(|(at, d)| suffix.helper(place.name(&d.name), Role::New, at));
+        let (watched, helpers) = (staged.endpoint.clone(), helpers.collect::<Vec<_>>());
         let built = async {
             let mut flags = Vec::new();
             if options.no_owner {
@@ -166,25 +178,24 @@ impl Restorer for PostgresRestorer {
             // Loading takes long; an idle connection may not survive it.
             drop(client);
             let loader = Loader { binary, flags, workload, selection };
-            let suffix = Suffix::from(run.id);
             for (at, database) in contents.databases.iter().enumerate() {
                 let name = place.name(&database.name);
                 stage_one(database, name, (suffix, at), &loader, &server, &part.open, &proof, &mut staged, &run.cancel).await?;
             }
             Ok(())
         };
-        let built: Result<(), PostgresError> = built.await;
+        let built = while_it_moves(&watched, &helpers, run.stall, built).await;
         match built {
             Ok(()) => Ok(Box::new(staged)),
             Err(error) => {
-                if let Err(left) = staged.remove().await {
-                    tracing::error!(error = %left, "a failed restore could not be cleaned up");
-                }
-                Err(match error {
+                let error = match error {
                     PostgresError::Cancelled => ComponentError::Cancelled,
                     PostgresError::Differs(what) => ComponentError::Differs(what),
                     error => error.into(),
-                })
+                };
+                let Err(left) = staged.remove_in_time().await else { return Err(error) };
+                tracing::error!(error = %left, "a failed restore could not be cleaned up");
+                Err(ComponentError::LeftBehind { left: format!("database {}", helpers.join(", ")), source: Box::new(error) })
             }
         }
     }

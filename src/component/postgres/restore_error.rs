@@ -1,6 +1,7 @@
 //! Why a restore of PostgreSQL was refused or failed.
 
 use std::io;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio_postgres::error::SqlState;
@@ -119,6 +120,13 @@ pub enum RestoreError {
     },
     #[error("bring the old state back: somebody renamed or replaced database \"{0}\" meanwhile")]
     Moved(String),
+    #[error("PostgreSQL at {server} did not answer for {}", humantime::format_duration(*.after))]
+    Silent { server: String, after: Duration },
+    /// `by`: who has what is waited for.
+    #[error("a session of database \"{databases}\" waited for a lock for {}, held by {by}", humantime::format_duration(*.after))]
+    Held { databases: String, by: String, after: Duration },
+    #[error("the server did not say whether databases were swapped")]
+    Unsure,
     #[error("the journal of the restore is of another server than {0}")]
     OtherServer(String),
     #[error("read what the journal says of the restore of PostgreSQL")]
@@ -166,6 +174,8 @@ impl RestoreError {
             Self::Stage(_) => "Make room in the temporary directory ($TMPDIR, else /tmp), and let this user write there.".into(),
             Self::Rows { source, .. } if source.code() == Some(&SqlState::DISK_FULL) => NO_ROOM.into(),
             Self::Busy { .. } => "Stop what connects so often, or restore as a superuser, who may end any session.".into(),
+            Self::Silent { .. } => "Look at the server: it takes connections and answers nothing. `stall_timeout` of the job sets the limit.".into(),
+            Self::Held { .. } => "`SELECT pg_terminate_backend(PROCESS)` ends it. `stall_timeout` of the job sets the limit.".into(),
             Self::OtherServer(_) => "Run it where the restore was begun, with the same configuration.".into(),
             Self::NotDropped(_) => "Drop it by hand: nothing uses it.".into(),
             Self::LeftOver(_) => "Nothing uses it: drop it once the server answers again.".into(),

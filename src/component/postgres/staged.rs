@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::PostgresError;
 use super::adopt::Record;
+use super::alive::while_it_moves;
 use super::apply::Applied;
 use super::connect::Endpoint;
 use super::inspect::connect;
@@ -33,6 +34,10 @@ pub struct StagedPostgres {
     pub(super) pairs: Vec<Pair>,
     pub(super) globals: Applied,
     pub(super) published: bool,
+    /// Whether a switch was cut, so that only the server knows.
+    unsure: bool,
+    /// See [`super::alive`].
+    pub(super) stall: Option<Duration>,
     pub(super) done: Vec<String>,
     pub(super) warnings: Vec<String>,
 }
@@ -58,6 +63,8 @@ impl StagedPostgres {
             pairs: Vec::new(),
             globals: Applied::default(),
             published: false,
+            unsure: false,
+            stall: None,
             done: Vec::new(),
             warnings: Vec::new(),
         }
@@ -95,7 +102,10 @@ impl Staged for StagedPostgres {
         if self.beside || self.published {
             return Ok(());
         }
-        swap::swap_in(&self.endpoint, &mut self.pairs, self.fresh, self.patience).await?;
+        let swap = swap::swap_in(&self.endpoint, &mut self.pairs, self.fresh, self.patience);
+        let swapped = while_it_moves(&self.endpoint, &[], self.stall, swap).await;
+        self.unsure = matches!(&swapped, Err(PostgresError::Restore(RestoreError::Silent { .. })));
+        swapped?;
         self.published = true;
         Ok(())
     }
@@ -107,7 +117,7 @@ impl Staged for StagedPostgres {
             restored
                 .done
                 .extend(self.pairs.iter().map(|pair| format!("database {} was loaded beside the one in service", ident(&pair.name))));
-            self.remove().await?;
+            self.remove_in_time().await?;
             return Ok(restored);
         }
         for pair in &self.pairs {
@@ -123,7 +133,8 @@ impl Staged for StagedPostgres {
             });
         }
         if !self.keep_old {
-            let left = self.drop_old().await;
+            let dropped = async { Ok(self.drop_old().await) };
+            let left = while_it_moves(&self.endpoint, &[], self.stall, dropped).await?;
             if !left.is_empty() {
                 return Err(PostgresError::from(RestoreError::NotDropped(left)).into());
             }
@@ -132,10 +143,23 @@ impl Staged for StagedPostgres {
     }
 
     async fn undo(mut self: Box<Self>) -> Result<(), ComponentError> {
-        if self.published {
-            swap::swap_back(&self.endpoint, &self.pairs, self.patience).await?;
+        if self.unsure {
+            // whoever takes it over looks first
+            return Err(PostgresError::from(RestoreError::Unsure).into());
         }
-        Ok(self.remove().await?)
+        if self.published {
+            let back = swap::swap_back(&self.endpoint, &self.pairs, self.patience);
+            while_it_moves(&self.endpoint, &[], self.stall, back).await?;
+        }
+        Ok(self.remove_in_time().await?)
+    }
+}
+
+impl StagedPostgres {
+    /// As [`Self::remove`], unless the server stands still.
+    pub(super) async fn remove_in_time(&mut self) -> Result<(), PostgresError> {
+        let (endpoint, stall) = (self.endpoint.clone(), self.stall);
+        while_it_moves(&endpoint, &[], stall, self.remove()).await
     }
 }
 

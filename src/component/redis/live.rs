@@ -3,6 +3,7 @@
 //! Until the last byte came, the server keeps what it has; then it drops that and loads. So everything that can be known is checked before,
 //! and what it has is kept as an RDB, to be given back the same way.
 
+use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::adopt::{Holds, Record};
+use super::adopt::{Holds, Record, free};
 use super::bgsave::persist;
 use super::control::{Control, POLL};
 use super::endpoint::Endpoint;
@@ -50,6 +51,10 @@ pub struct LiveStaged {
     pub holds: Holds,
     /// A copy of the old content that is not on this host, and its length in bytes.
     pub safety: Option<(RdbOpener, u64)>,
+    /// How long it may take nothing of what it is sent.
+    pub stall: Duration,
+    /// It was not set back to its own master.
+    pub stranded: bool,
     pub outcome: Restored,
 }
 
@@ -71,13 +76,17 @@ impl Staged for LiveStaged {
             let keeping = keep::keep(&self.endpoint, &self.record.kept);
             self.cancel.run_until_cancelled(keeping).await.ok_or(ComponentError::Cancelled)??;
         }
-        match load(&self.endpoint, open(), self.length, Some(&self.expected), &self.history, &self.cancel).await {
+        let rdb = Rdb { stream: open(), length: self.length, stall: self.stall };
+        match load(&self.endpoint, rdb, Some(&self.expected), &self.history, &self.cancel).await {
             Ok(compared) => {
                 self.outcome.done.push(format!("Redis at {at} loaded the RDB: {compared}."));
                 self.holds = Holds::New;
             }
-            Err(Failed { error, dropped: false }) => return Err(error),
-            Err(Failed { error, dropped: true }) => {
+            Err(Failed { error, dropped: false, stranded }) => {
+                self.stranded = stranded;
+                return Err(error);
+            }
+            Err(Failed { error, dropped: true, .. }) => {
                 self.holds = Holds::Unknown;
                 self.give_back().await?;
                 return Err(error);
@@ -98,6 +107,9 @@ impl Staged for LiveStaged {
     }
 
     async fn undo(mut self: Box<Self>) -> Result<(), ComponentError> {
+        if self.stranded {
+            free(&self.endpoint, &self.record).await?;
+        }
         if self.holds != Holds::Old {
             self.give_back().await?;
         }
@@ -136,7 +148,8 @@ impl LiveStaged {
             (None, None) => return Err(RedisError::Lost { at, kept: path }),
         };
         // under a history that means nothing: it holds the old data then
-        let given = match load(&self.endpoint, open(), length, None, &History::random(), &CancellationToken::new()).await {
+        let rdb = Rdb { stream: open(), length, stall: self.stall };
+        let given = match load(&self.endpoint, rdb, None, &History::random(), &CancellationToken::new()).await {
             Ok(_) => save(&self.endpoint).await,
             Err(Failed { error: ComponentError::Redis(error), .. }) => Err(error),
             Err(Failed { error, .. }) => Err(RedisError::NotLoaded { at: at.clone(), reason: error.to_string() }),
@@ -151,24 +164,33 @@ async fn save(endpoint: &Endpoint) -> Result<(), RedisError> {
     persist(&mut Control::open(endpoint).await?).await
 }
 
+/// What a server is to load.
+struct Rdb {
+    stream: BoxFuture<'static, io::Result<ByteStream>>,
+    /// In bytes.
+    length: u64,
+    stall: Duration,
+}
+
 /// A load that failed.
 struct Failed {
     error: ComponentError,
     /// The server had the whole RDB, so it may have dropped what it held.
     dropped: bool,
+    /// It did not answer when it was to be set back.
+    stranded: bool,
 }
 
 impl From<RedisError> for Failed {
     fn from(error: RedisError) -> Self {
-        Self { error: error.into(), dropped: false }
+        Self { error: error.into(), dropped: false, stranded: false }
     }
 }
 
 /// Has the server load that RDB. Returns what was compared, as a sentence. Whatever happens, it is a master again afterwards.
 async fn load(
     endpoint: &Endpoint,
-    rdb: BoxFuture<'static, io::Result<ByteStream>>,
-    length: u64,
+    rdb: Rdb,
     expected: Option<&Expected>,
     history: &History,
     cancel: &CancellationToken,
@@ -185,16 +207,22 @@ async fn load(
         Err(error @ RedisError::Refused { .. }) => (Err(error.into()), borrowed.give_back(&mut control).await),
         Err(error) => (Err(error.into()), reset(endpoint, control, &borrowed).await),
         Ok(_) => {
-            let loaded = serve(endpoint, &mut control, &master, (rdb, history), length, expected, cancel).await;
+            let loaded = serve(endpoint, &mut control, &master, (rdb, history), expected, cancel).await;
+            if let Err(Failed { error, .. }) = &loaded {
+                let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+                tracing::warn!(at, "{error}{cause}: it becomes its own master again");
+            }
             (loaded, reset(endpoint, control, &borrowed).await)
         }
     };
     match (loaded, reset) {
         (loaded, Ok(())) => loaded,
-        (Ok(_), Err(source)) => Err(Failed { error: RedisError::NotReset { at, source: Box::new(source) }.into(), dropped: true }),
+        (Ok(_), Err(source)) => {
+            Err(Failed { error: RedisError::NotReset { at, source: Box::new(source) }.into(), dropped: true, stranded: true })
+        }
         (Err(failed), Err(reset)) => {
             tracing::error!(at, %reset, "Redis could not be set back to its own master; send it REPLICAOF NO ONE");
-            Err(failed)
+            Err(Failed { stranded: true, ..failed })
         }
     }
 }
@@ -214,8 +242,7 @@ async fn serve(
     endpoint: &Endpoint,
     control: &mut Control,
     master: &Master,
-    (rdb, history): (BoxFuture<'static, io::Result<ByteStream>>, &History),
-    length: u64,
+    (rdb, history): (Rdb, &History),
     expected: Option<&Expected>,
     cancel: &CancellationToken,
 ) -> Result<String, Failed> {
@@ -231,17 +258,17 @@ async fn serve(
                 return Err(RedisError::Unreached { at: at.clone(), from, seconds: CONNECT_BACK.as_secs() });
             }
         };
-        replica.feed(rdb, length, history).await.map_err(send)?;
+        replica.feed(rdb.stream, rdb.length, history, rdb.stall).await.map_err(send)?;
         Ok(replica)
     };
     let Some(replica) = cancel.run_until_cancelled(transfer).await else {
-        return Err(Failed { error: ComponentError::Cancelled, dropped: false });
+        return Err(Failed { error: ComponentError::Cancelled, dropped: false, stranded: false });
     };
     // From here on it loads, and stopping would only leave it empty.
-    let (held, now) = loaded(endpoint, control, replica?).await.map_err(|e| Failed { error: e.into(), dropped: true })?;
+    let (held, now) = loaded(endpoint, control, replica?).await.map_err(|e| Failed { error: e.into(), dropped: true, stranded: false })?;
     let held = Held { gone: gone(&now).saturating_sub(gone(&before)), ..held };
     let judged = expected.map_or(Ok(String::new()), |expected| expected.judge(&held));
-    judged.map_err(|differences| Failed { error: ComponentError::Differs(differences), dropped: true })
+    judged.map_err(|differences| Failed { error: ComponentError::Differs(differences), dropped: true, stranded: false })
 }
 
 /// Waits until the server has loaded, and counts its keys while it is still a replica: as such it keeps expired ones.

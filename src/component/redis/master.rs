@@ -96,8 +96,14 @@ impl Replica {
     /// loads one that is not sound; it keeps what it has until the last byte came.
     ///
     /// # Errors
-    /// When `rdb` fails, is not a whole RDB of `length` bytes, or the replica goes away. None of these has changed its data.
-    pub async fn feed(&mut self, rdb: impl Future<Output = io::Result<ByteStream>>, length: u64, history: &History) -> io::Result<()> {
+    /// When `rdb` fails, is not a whole RDB of `length` bytes, or the replica goes away or takes nothing for `stall`. None of these has changed its data.
+    pub async fn feed(
+        &mut self,
+        rdb: impl Future<Output = io::Result<ByteStream>>,
+        length: u64,
+        history: &History,
+        stall: Duration,
+    ) -> io::Result<()> {
         let Self { wire } = self;
         wire.write_all(format!("+FULLRESYNC {} 0\r\n", history.0).as_bytes()).await?;
         let mut verifier = Verifier::default();
@@ -122,10 +128,10 @@ impl Replica {
                     format!("the RDB has not the {length} bytes that its manifest says"),
                 ));
             }
-            wire.write_all(&held).await?;
+            taken(stall, wire.write_all(&held)).await?;
             held = next;
         }
-        wire.flush().await
+        taken(stall, wire.flush()).await
     }
 
     /// Plays the idle master until the replica goes away.
@@ -145,6 +151,12 @@ impl Replica {
             }
         }
     }
+}
+
+/// What is sent has to be taken within `stall`: it is no more than a chunk.
+async fn taken(stall: Duration, sent: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let still = |_| io::Error::new(io::ErrorKind::TimedOut, format!("it took nothing for {}", humantime::format_duration(stall)));
+    timeout(stall, sent).await.map_err(still)?
 }
 
 /// Keeps the replica waiting while `work` prepares what it will get.

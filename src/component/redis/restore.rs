@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use percent_encoding::percent_decode_str;
@@ -30,6 +31,9 @@ use crate::manifest::{self, Format};
 use crate::name::{ComponentName, RestoreId};
 
 const CHUNK: usize = 256 << 10;
+
+/// How long a server may take nothing of what it is sent, unless a job says.
+const STALL: Duration = Duration::from_secs(600);
 
 /// Restores one component.
 #[derive(Debug, Clone)]
@@ -144,6 +148,8 @@ impl Restorer for RedisRestorer {
             record,
             holds,
             safety: left.safety.as_ref().map(rdb).transpose()?,
+            stall: left.stall.unwrap_or(STALL),
+            stranded: false,
             outcome: Restored::default(),
         }))
     }
@@ -202,6 +208,8 @@ impl RedisRestorer {
             record,
             holds: Holds::Old,
             safety: None,
+            stall: run.stall.unwrap_or(STALL),
+            stranded: false,
             outcome: Restored::default(),
         }))
     }

@@ -197,7 +197,7 @@ async fn what_cannot_be_read_fails_by_name_unless_the_user_chose_to_skip_it() {
     options.exclude = vec!["devices".into(), "drivers".into(), "drivers_*".into()];
     let error = take(options.clone()).await.map(|taken| taken.warnings).expect_err("it cannot be read");
     assert_eq!(error.to_string(), "read `uevent` in /sys/bus/cpu");
-    let inner = error.get_ref().and_then(|e| e.downcast_ref::<backstay::component::directory::DirectoryError>()).expect("ours");
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<backstay::component::ComponentError>()).expect("ours");
     assert!(inner.advice().expect("advice").contains("skip_unreadable"));
 
     options.skip_unreadable = true;

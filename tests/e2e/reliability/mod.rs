@@ -2,6 +2,7 @@
 
 mod clock;
 mod flight;
+mod hung;
 mod inputs;
 mod kill;
 mod lease;
@@ -12,4 +13,5 @@ mod resume;
 mod secrets;
 mod space;
 mod stall;
+mod standstill;
 mod store_calls;
