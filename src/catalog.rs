@@ -115,6 +115,14 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::NotFound`] and [`CatalogError::Damaged`] besides those of the target.
     pub async fn find(&self, name: &BackupName) -> Result<Manifest, CatalogError> {
+        self.find_with_bytes(name).await.map(|(manifest, _)| manifest)
+    }
+
+    /// As [`Catalog::find`], with the very bytes that are stored.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn find_with_bytes(&self, name: &BackupName) -> Result<(Manifest, Bytes), CatalogError> {
         match self.find_once(name).await {
             // it may have been changed on its way
             Err(CatalogError::Damaged { .. }) => self.find_once(name).await,
@@ -122,12 +130,12 @@ impl Catalog {
         }
     }
 
-    async fn find_once(&self, name: &BackupName) -> Result<Manifest, CatalogError> {
+    async fn find_once(&self, name: &BackupName) -> Result<(Manifest, Bytes), CatalogError> {
         let Some(bytes) = self.read(name).await? else { return Err(CatalogError::NotFound(name.clone())) };
         let damaged = |source| CatalogError::Damaged { name: name.clone(), target: self.target.name().to_string(), source };
         let manifest = Manifest::from_bytes(&bytes).map_err(damaged)?;
         in_place(name, &manifest.name, &manifest.job).map_err(damaged)?;
-        Ok(manifest)
+        Ok((manifest, bytes))
     }
 
     /// The newest complete backup of the whole `job`, if there is one among the last few.
@@ -191,12 +199,15 @@ impl Catalog {
 
     /// Makes the backup exist: its artifacts are already stored, now the list of checksums and, last and create-only, the manifest.
     pub async fn commit(&self, manifest: &Manifest) -> Result<(), StorageError> {
+        self.commit_bytes(manifest, manifest.to_bytes().into()).await
+    }
+
+    /// As [`Catalog::commit`], of a manifest that was read elsewhere: with its very bytes, what a later version has put into it included.
+    pub async fn commit_bytes(&self, manifest: &Manifest, bytes: Bytes) -> Result<(), StorageError> {
         let layout = self.target.layout();
-        let bytes = manifest.to_bytes();
         let sums = Bytes::from(sums(manifest, &bytes));
         self.target.write(&layout.sums(&manifest.name), sums.clone(), TEXT).await?;
         self.settle(&layout.sums(&manifest.name), sums, TEXT).await?;
-        let bytes = Bytes::from(bytes);
         self.target.create(&layout.manifest(&manifest.name), bytes.clone(), JSON).await?;
         self.settle(&layout.manifest(&manifest.name), bytes, JSON).await
     }

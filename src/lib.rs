@@ -14,6 +14,7 @@ pub mod cli;
 pub mod clock;
 pub mod component;
 pub mod config;
+pub mod copy;
 pub mod drill;
 pub mod error;
 pub mod export;

@@ -82,6 +82,8 @@ pub(super) enum Command {
     Prune(PruneArgs),
     /// Write a backup's plain files into a directory, with the commands that restore them
     Export(ExportArgs),
+    /// Copy backups from one target into another, proven on the way
+    Copy(CopyArgs),
     /// Check configuration, connections, client versions, space, permissions and next run times
     Check(CheckArgs),
     /// Show the configuration, print its schema, or write an example
@@ -215,6 +217,28 @@ pub(super) struct VerifyArgs {
     /// With --drill: only these components, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "COMPONENT,…", requires = "drill")]
     pub(super) only: Vec<ComponentName>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CopyArgs {
+    /// Names of backups
+    #[arg(value_name = "NAME", required_unless_present = "all")]
+    pub(super) names: Vec<String>,
+    /// Every complete backup that the other target does not hold, newest first
+    #[arg(long, conflicts_with = "names")]
+    pub(super) all: bool,
+    /// Only backups of this job
+    #[arg(long, requires = "all")]
+    pub(super) job: Option<JobName>,
+    /// Read from this target
+    #[arg(long)]
+    pub(super) from: TargetName,
+    /// Write to this target
+    #[arg(long)]
+    pub(super) to: TargetName,
     /// Print the result as JSON
     #[arg(long)]
     pub(super) json: bool,

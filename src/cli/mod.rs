@@ -5,6 +5,7 @@ mod backup;
 mod check;
 mod choose;
 mod config;
+mod copy;
 mod drill;
 mod export;
 mod legacy;
@@ -96,6 +97,7 @@ async fn dispatch(args: Args) -> Result<(), Error> {
         Command::Restore(restore) => restore::run(&global, &load_config(&global)?.settings, restore, &cancel_on_signal()).await,
         Command::Verify(verify) if verify.drill => drill::run(&global, &load_config(&global)?.settings, verify, &cancel_on_signal()).await,
         Command::Verify(verify) => verify::run(&global, &load_config(&global)?.settings, verify, &cancel_on_signal()).await,
+        Command::Copy(copy) => copy::run(&global, &load_config(&global)?.settings, copy, &cancel_on_signal()).await,
         Command::Export(export) => export::run(&global, &load_config(&global)?.settings, export, &cancel_on_signal()).await,
         Command::Prune(prune) => prune::run(&load_config(&global)?.settings, prune).await,
         Command::Check(check) => check::run(&load_config(&global)?, check).await,

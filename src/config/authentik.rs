@@ -174,7 +174,7 @@ impl Reader<'_> {
             let own = reader.text(&format!("STORAGE__{usage}__{key}"));
             own.or_else(|| reader.text(&format!("STORAGE__{key}")))
         };
-        if !of(self, "BACKEND").is_some_and(|(backend, _)| backend == "s3") {
+        if of(self, "BACKEND").is_none_or(|(backend, _)| backend != "s3") {
             return;
         }
         let Some((bucket, variable)) = of(self, "S3__BUCKET_NAME") else {

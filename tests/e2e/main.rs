@@ -5,6 +5,7 @@ mod support;
 
 mod bucket;
 mod cli;
+mod copy;
 mod damage;
 mod directory;
 mod drill;

@@ -226,7 +226,8 @@ fn every_version_is_understood_without_further_configuration() {
     let s3 = |more: &[(&'static str, &'static str)]| [&postgres[..], more].concat();
     let (database, cache, media) = ("postgres postgres authentik@postgresql/authentik", "redis redis redis", "directory media /media");
     let local = "target local File(\"";
-    let cases: [(&str, Vec<(&str, &str)>, &[&str], &[&str]); 7] = [
+    type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, &'a [&'a str], &'a [&'a str]);
+    let cases: [Case<'_>; 7] = [
         ("2021.4, local", s3(&[redis]), &["media"], &[database, cache, media, local]),
         (
             "2021.4, S3",

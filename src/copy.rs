@@ -1,0 +1,200 @@
+//! A backup from one target into another: the same bytes under the same name, proven on the way.
+//!
+//! Order as in every backup: artifacts, then the list of checksums, then the manifest, create-only. What an earlier copy that died has left is
+//! read back, and not sent again where it is what the manifest says.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::StreamExt;
+use object_store::PutPayload;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::{Catalog, CatalogError};
+use crate::chain::describe;
+use crate::manifest::{Artifact, hex};
+use crate::name::{ArtifactPath, BackupName};
+use crate::pipeline::Progress;
+use crate::storage::{Lease, Shape, StorageError, Target, Upload};
+
+/// Bytes of a piece of an upload: with those under way, and the ranges that are read ahead, memory is flat.
+const PIECE: u64 = 8 << 20;
+
+/// How long one part may take.
+const STALL: Duration = Duration::from_secs(600);
+
+/// What became of a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// So many bytes were sent.
+    Sent(u64),
+    /// The same backup was there.
+    Found,
+}
+
+/// Why there is no copy.
+#[derive(Debug, Error)]
+pub enum CopyError {
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("target `{target}` holds another backup of the name `{name}`")]
+    Other { name: BackupName, target: String },
+    #[error("`{path}` of `{name}` in target `{target}` is not what was written")]
+    Damaged { name: BackupName, path: ArtifactPath, target: String },
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl CopyError {
+    /// Whether stored bytes are not what was written.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Catalog(CatalogError::Damaged { .. }))
+    }
+
+    /// What the operator can do about it, as a sentence.
+    pub fn advice(&self) -> Option<String> {
+        match self {
+            Self::Storage(error) | Self::Catalog(CatalogError::Storage(error)) => error.advice(),
+            Self::Other { .. } => {
+                Some("Nothing was overwritten. Two installations must not share a target: give each its prefix.".to_owned())
+            }
+            Self::Damaged { .. } => Some("`verify` says what else is; nothing of it exists in the other target.".to_owned()),
+            Self::Catalog(_) | Self::Cancelled => None,
+        }
+    }
+}
+
+/// Copies one backup. `lease` is that of its job in the target that it goes to.
+///
+/// # Errors
+/// [`CopyError`]; then the target has no backup of that name, but what was stored of it stays for the next attempt, or is swept a day later.
+pub async fn copy(
+    from: &Catalog,
+    to: &Catalog,
+    lease: &Lease,
+    name: &BackupName,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<Copied, CopyError> {
+    let (manifest, bytes) = from.find_with_bytes(name).await?;
+    match to.find_with_bytes(name).await {
+        Ok((_, found)) if found == bytes => return Ok(Copied::Found),
+        Ok(_) | Err(CatalogError::Damaged { .. }) => {
+            return Err(CopyError::Other { name: name.clone(), target: to.target().name().to_string() });
+        }
+        Err(CatalogError::NotFound(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let claim = format!("# a copy of target {} is on its way: {}\n", from.target().name(), uuid::Uuid::new_v4());
+    match to.claim(name, claim).await {
+        // under the lease, whoever had begun it is no more
+        Ok(()) | Err(StorageError::Occupied { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut sent = 0;
+    for artifact in manifest.artifacts() {
+        if is_there(to.target(), name, artifact).await? {
+            continue;
+        }
+        send(from.target(), to.target(), name, artifact, progress, cancel).await?;
+        sent += artifact.stored_bytes;
+    }
+    lease.confirm().await?;
+    to.commit_bytes(&manifest, bytes).await?;
+    lease.ratify().await?;
+    Ok(Copied::Sent(sent))
+}
+
+/// Whether an artifact is stored already, as the manifest says.
+async fn is_there(target: &Target, name: &BackupName, artifact: &Artifact) -> Result<bool, StorageError> {
+    let found = target.look_at(&target.layout().artifact(name, &artifact.path)).await?;
+    if found.is_none_or(|found| found.size != artifact.stored_bytes) {
+        return Ok(false);
+    }
+    let mut stored = target.stream(name, &artifact.path, artifact.stored_bytes).await?;
+    let mut hasher = Sha256::new();
+    while let Some(chunk) = stored.next().await {
+        hasher.update(&chunk?);
+    }
+    Ok(hex(&hasher.finalize()) == artifact.sha256)
+}
+
+/// What differs is sent a second time: a byte may have been changed on its way here.
+async fn send(
+    from: &Target,
+    to: &Target,
+    name: &BackupName,
+    artifact: &Artifact,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<(), CopyError> {
+    match send_once(from, to, name, artifact, progress, cancel).await {
+        Err(error @ CopyError::Damaged { .. }) => {
+            tracing::warn!("{}; it is read a second time", describe(&error));
+            send_once(from, to, name, artifact, progress, cancel).await
+        }
+        result => result,
+    }
+}
+
+async fn send_once(
+    from: &Target,
+    to: &Target,
+    name: &BackupName,
+    artifact: &Artifact,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<(), CopyError> {
+    let mut stored = from.stream(name, &artifact.path, artifact.stored_bytes).await?;
+    let shape = Shape { piece: PIECE, estimate: Some(artifact.stored_bytes) };
+    let content_type = artifact.encoding.content_type().unwrap_or(artifact.format.content_type());
+    let key = to.layout().artifact(name, &artifact.path);
+    let upload = Upload::start(to, key, content_type, shape, STALL, cancel.child_token());
+    let mut hasher = Sha256::new();
+    let (mut piece, mut length) = (Vec::new(), 0);
+    let read = async {
+        while let Some(chunk) = stored.next().await {
+            let mut chunk = chunk?;
+            hasher.update(&chunk);
+            progress.0.fetch_add(chunk.len() as u64, std::sync::atomic::Ordering::Relaxed);
+            while !chunk.is_empty() {
+                let room = usize::try_from(PIECE - length).unwrap_or(usize::MAX);
+                let part = chunk.split_to(room.min(chunk.len()));
+                length += part.len() as u64;
+                piece.push(part);
+                if length == PIECE && !flush(&upload, &mut piece, &mut length).await {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok::<bool, CopyError>(length == 0 || flush(&upload, &mut piece, &mut length).await)
+    };
+    let read = tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(CopyError::Cancelled),
+        read = read => read,
+    };
+    let whole = match read {
+        // why it takes no more, its end says
+        Ok(false) => true,
+        Ok(true) => hex(&hasher.finalize()) == artifact.sha256,
+        Err(error) => {
+            upload.abort().await;
+            return Err(error);
+        }
+    };
+    if !whole {
+        upload.abort().await;
+        return Err(CopyError::Damaged { name: name.clone(), path: artifact.path.clone(), target: from.name().to_string() });
+    }
+    Ok(upload.finish().await?)
+}
+
+async fn flush(upload: &Upload, piece: &mut Vec<Bytes>, length: &mut u64) -> bool {
+    *length = 0;
+    upload.send(std::mem::take(piece).into_iter().collect::<PutPayload>()).await
+}

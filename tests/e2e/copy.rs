@@ -1,0 +1,124 @@
+//! Backups that go from one target into another.
+
+use std::collections::BTreeMap;
+
+use futures_util::TryStreamExt;
+use object_store::ObjectStore;
+
+use crate::support::{Backstay, Gate, Scratch, Seaweed, Side, Tree, assert_same_tree, toml};
+
+/// A tree, a directory for its backups, and a bucket for their copies.
+struct House {
+    server: Seaweed,
+    place: Scratch,
+}
+
+impl House {
+    fn new() -> Self {
+        let place = Scratch::new();
+        let mut noise = vec![0; 21 << 20];
+        blake3::Hasher::new_keyed(&[7; 32]).finalize_xof().fill(&mut noise);
+        place.write("media/large", noise);
+        place.write("media/small", "small");
+        Self { server: Seaweed::start(), place }
+    }
+
+    fn program(&self, endpoint: &str) -> Backstay {
+        let config = [
+            toml::file_target("local", &self.place.join("store")),
+            toml::s3_target_by("offsite", endpoint, &self.server, "backups/copies"),
+            toml::directory("media", &self.place.join("media")),
+            "[jobs.default]\ncomponents = [\"media\"]\ntargets = [\"local\"]\n".to_owned(),
+        ];
+        Backstay::new(&config.concat())
+    }
+
+    /// What the directory holds of a backup, and the bucket.
+    async fn both(&self, name: &str) -> (BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<u8>>) {
+        let mut local = BTreeMap::new();
+        for path in ["manifest.json", "SHA256SUMS", "media/media.tar.gz"] {
+            local.insert(path.to_owned(), std::fs::read(self.place.join("store").join(name).join(path)).expect("read"));
+        }
+        let bucket = self.server.bucket("backups");
+        let mut remote = BTreeMap::new();
+        let prefix = format!("copies/{name}");
+        for meta in bucket.list(Some(&prefix.as_str().into())).try_collect::<Vec<_>>().await.expect("listed") {
+            let bytes = bucket.get_opts(&meta.location, Default::default()).await.expect("read").bytes().await.expect("read");
+            remote.insert(meta.location.as_ref()[prefix.len() + 1..].to_owned(), bytes.to_vec());
+        }
+        (local, remote)
+    }
+}
+
+#[tokio::test]
+async fn a_copy_is_the_same_backup_and_restores() {
+    let house = House::new();
+    let backstay = house.program(&house.server.endpoint());
+    let first = backstay.backup();
+    let copied = backstay.succeed(&["copy", &first, "--from", "local", "--to", "offsite", "--json"]).json();
+    assert_eq!((copied[0]["name"].as_str(), copied[0]["status"].as_str()), (Some(first.as_str()), Some("copied")));
+    let (local, remote) = house.both(&first).await;
+    assert!(local == remote, "{:?}", remote.keys());
+    assert!(backstay.succeed(&["copy", &first, "--from", "local", "--to", "offsite"]).stdout.contains("was there"));
+
+    let second = backstay.backup();
+    let copied = backstay.succeed(&["copy", "--all", "--from", "local", "--to", "offsite", "--json"]).json();
+    assert_eq!(copied.as_array().map(|rows| rows.iter().map(|row| row["name"].as_str()).collect()), Some(vec![Some(second.as_str())]));
+    let before = Tree::of(&house.place.join("media"));
+    std::fs::remove_dir_all(house.place.join("media")).expect("removed");
+    std::fs::remove_dir_all(house.place.join("store")).expect("removed");
+    backstay.succeed(&["restore", "latest", "--target", "offsite", "--yes"]);
+    assert_same_tree(&before, &Tree::of(&house.place.join("media")));
+    // and the other way
+    backstay.succeed(&["copy", &first, "--from", "offsite", "--to", "local"]);
+    let (local, remote) = house.both(&first).await;
+    assert!(local == remote, "{:?}", local.keys());
+}
+
+/// Killed at each request that changes something: there is no backup, or a whole one, and the next attempt ends it.
+#[tokio::test]
+async fn a_copy_that_is_killed_is_ended_by_the_next() {
+    let house = House::new();
+    let backstay = house.program(&house.server.endpoint());
+    let mut kills = 0;
+    for at in 1.. {
+        let name = backstay.backup();
+        let args = ["copy", name.as_str(), "--from", "local", "--to", "offsite"];
+        let gate = Gate::new(house.server.port(), "/", at, if at % 2 == 0 { Side::Before } else { Side::After });
+        let killed = gate.kill(&house.program(&gate.endpoint()), &args);
+        if !killed {
+            break;
+        }
+        kills += 1;
+        let listed = backstay.succeed(&["listbackups", "--target", "offsite", "--json"]).json();
+        if listed.as_array().expect("an array").iter().any(|row| row["name"] == name.as_str()) {
+            backstay.succeed(&["verify", &name, "--target", "offsite"]);
+        }
+        backstay.succeed(&args);
+        let (local, remote) = house.both(&name).await;
+        assert!(local == remote, "after request {at}: {:?}", remote.keys());
+    }
+    assert!(kills >= 8, "only {kills}");
+}
+
+#[test]
+fn what_is_damaged_or_not_there_is_not_copied() {
+    let house = House::new();
+    let backstay = house.program(&house.server.endpoint());
+    let name = backstay.backup();
+    let artifact = house.place.join("store").join(&name).join("media/media.tar.gz");
+    let mut bytes = std::fs::read(&artifact).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&artifact, bytes).expect("written");
+    let failed = backstay.run(&["copy", "--all", "--from", "local", "--to", "offsite"]).expect_code(12);
+    assert!(failed.stderr.contains("media/media.tar.gz") && failed.stderr.contains("local"), "{}", failed.stderr);
+    assert_eq!(backstay.succeed(&["listbackups", "--target", "offsite", "--json"]).json(), serde_json::json!([]));
+    assert_eq!(house.server.unfinished_uploads("backups"), [""; 0]);
+
+    backstay.run(&["copy", "default-2026-01-02-030405", "--from", "local", "--to", "offsite"]).expect_code(10);
+    backstay.run(&["copy", "nonsense", "--from", "local", "--to", "offsite"]).expect_code(10);
+    backstay.run(&["copy", &name, "--from", "local", "--to", "nowhere"]).expect_code(10);
+    backstay.run(&["copy", &name, "--from", "local", "--to", "local"]).expect_code(2);
+    backstay.run(&["copy", "--from", "local", "--to", "offsite"]).expect_code(2);
+}
