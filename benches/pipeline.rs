@@ -35,7 +35,7 @@ fn process_cpu() -> Duration {
 
 async fn pack(engine: &Engine, raw: &'static [u8], options: PackOptions) {
     let admission = engine.admit(options).await;
-    let mut packer = Packer::new(engine, Cursor::new(raw), options, admission);
+    let mut packer = Packer::new(engine, Cursor::new(raw), options, admission, None);
     while packer.next().await.expect("packed").is_some() {}
     packer.finish();
 }

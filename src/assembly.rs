@@ -8,6 +8,7 @@ use crate::component::postgres::{PostgresOptions, PostgresRestorer, PostgresSour
 use crate::component::redis::{RedisOptions, RedisRestorer, RedisSource};
 use crate::component::{Destination, Detail, Restorer, Source};
 use crate::config::{ComponentOptions, JobSettings, Settings};
+use crate::encryption::EncryptionError;
 use crate::job::Job;
 use crate::manifest::Kind;
 use crate::name::{ComponentName, TargetName};
@@ -89,15 +90,20 @@ pub async fn targets<'a>(
 }
 
 /// A job for one run.
-pub async fn job(settings: &Settings, job: &JobSettings) -> Job {
+///
+/// # Errors
+/// When what it is to encrypt with cannot be read: then it must not run.
+pub async fn job(settings: &Settings, job: &JobSettings) -> Result<Job, EncryptionError> {
     let component = |name: &ComponentName| settings.components.iter().find(|c| c.name() == name);
-    Job {
+    Ok(Job {
         name: job.name.clone(),
         sources: job.components.iter().filter_map(component).map(source).collect(),
         targets: targets(settings, &job.targets, Access::Write).await,
         policy: job.policy,
         codec: job.codec,
+        lock: settings.encryption.lock()?,
+        authenticity: settings.encryption.authenticity()?,
         stall_timeout: job.stall_timeout,
         timeout: job.timeout,
-    }
+    })
 }

@@ -15,6 +15,7 @@ use crate::chain::describe;
 use crate::manifest::{self, Manifest, ManifestError, Status, Summary};
 use crate::name::{ArtifactPath, BackupName, JobName};
 use crate::retention::Candidate;
+use crate::signature::Authenticity;
 use crate::storage::{StorageError, Target, layout};
 use crate::verdict::{Known, Verdict};
 
@@ -42,6 +43,14 @@ pub enum CatalogError {
         #[source]
         source: ManifestError,
     },
+    /// Nobody who is trusted has signed it.
+    #[error("backup `{name}` in target `{target}` is not trusted")]
+    Untrusted {
+        name: BackupName,
+        target: String,
+        #[source]
+        source: ManifestError,
+    },
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -51,6 +60,11 @@ impl CatalogError {
     pub fn advice(&self) -> Option<String> {
         match self {
             Self::Storage(error) => error.advice(),
+            Self::Untrusted { .. } => Some(
+                "Somebody else may have put it there. If you know who made it, add that key to `encryption.trusted_signers`; backups from before \
+                 signatures need a configuration without it."
+                    .into(),
+            ),
             Self::NotFound(_) | Self::Damaged { .. } => None,
         }
     }
@@ -60,7 +74,7 @@ impl CatalogError {
 #[derive(Debug)]
 pub enum Entry {
     Sound(Box<Summary>),
-    /// It has a manifest, which is not what was written.
+    /// It has a manifest, which is not what was written, or not by somebody who is trusted.
     Damaged(BackupName, ManifestError),
     /// Its manifest cannot be read now; the others can.
     Unread(BackupName, StorageError),
@@ -86,11 +100,18 @@ impl Entry {
 #[derive(Debug, Clone)]
 pub struct Catalog {
     target: Target,
+    authenticity: Authenticity,
 }
 
 impl Catalog {
     pub fn new(target: Target) -> Self {
-        Self { target }
+        Self { target, authenticity: Authenticity::default() }
+    }
+
+    /// The same, whose manifests are signed, and believed only when they are.
+    #[must_use]
+    pub fn with(self, authenticity: &Authenticity) -> Self {
+        Self { authenticity: authenticity.clone(), ..self }
     }
 
     pub fn target(&self) -> &Target {
@@ -125,15 +146,22 @@ impl Catalog {
     pub async fn find_with_bytes(&self, name: &BackupName) -> Result<(Manifest, Bytes), CatalogError> {
         match self.find_once(name).await {
             // it may have been changed on its way
-            Err(CatalogError::Damaged { .. }) => self.find_once(name).await,
+            Err(CatalogError::Damaged { .. } | CatalogError::Untrusted { .. }) => self.find_once(name).await,
             found => found,
         }
     }
 
     async fn find_once(&self, name: &BackupName) -> Result<(Manifest, Bytes), CatalogError> {
         let Some(bytes) = self.read(name).await? else { return Err(CatalogError::NotFound(name.clone())) };
-        let damaged = |source| CatalogError::Damaged { name: name.clone(), target: self.target.name().to_string(), source };
+        let damaged = |source: ManifestError| {
+            let (name, target) = (name.clone(), self.target.name().to_string());
+            match source.is_distrust() {
+                true => CatalogError::Untrusted { name, target, source },
+                false => CatalogError::Damaged { name, target, source },
+            }
+        };
         let manifest = Manifest::from_bytes(&bytes).map_err(damaged)?;
+        manifest::authenticate(&bytes, &self.authenticity.trusted).map_err(damaged)?;
         in_place(name, &manifest.name, &manifest.job).map_err(damaged)?;
         Ok((manifest, bytes))
     }
@@ -144,7 +172,7 @@ impl Catalog {
         for name in names.into_iter().rev().filter(|name| name.job() == job).take(LAST_FEW) {
             match self.find(&name).await {
                 Ok(manifest) if manifest.status == Status::Complete && manifest.only.is_empty() => return Ok(Some(manifest)),
-                Ok(_) | Err(CatalogError::NotFound(_) | CatalogError::Damaged { .. }) => {}
+                Ok(_) | Err(CatalogError::NotFound(_) | CatalogError::Damaged { .. } | CatalogError::Untrusted { .. }) => {}
                 Err(CatalogError::Storage(error)) => return Err(error),
             }
         }
@@ -176,7 +204,9 @@ impl Catalog {
 
     async fn look_once(&self, name: BackupName) -> Result<Option<Entry>, StorageError> {
         let Some(bytes) = self.read(&name).await? else { return Ok(None) };
-        let summary = Summary::from_bytes(&bytes).and_then(|summary| in_place(&name, &summary.name, &summary.job).map(|()| summary));
+        let summary = Summary::from_bytes(&bytes)
+            .and_then(|summary| in_place(&name, &summary.name, &summary.job).map(|()| summary))
+            .and_then(|summary| manifest::authenticate(&bytes, &self.authenticity.trusted).map(|()| summary));
         Ok(Some(summary.map_or_else(|error| Entry::Damaged(name, error), |summary| Entry::Sound(Box::new(summary)))))
     }
 
@@ -199,7 +229,11 @@ impl Catalog {
 
     /// Makes the backup exist: its artifacts are already stored, now the list of checksums and, last and create-only, the manifest.
     pub async fn commit(&self, manifest: &Manifest) -> Result<(), StorageError> {
-        self.commit_bytes(manifest, manifest.to_bytes().into()).await
+        let bytes = match &self.authenticity.signer {
+            Some(key) => manifest.to_signed_bytes(key),
+            None => manifest.to_bytes(),
+        };
+        self.commit_bytes(manifest, bytes.into()).await
     }
 
     /// As [`Catalog::commit`], of a manifest that was read elsewhere: with its very bytes, what a later version has put into it included.

@@ -52,7 +52,7 @@ pub enum CopyError {
 impl CopyError {
     /// Whether stored bytes are not what was written.
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::Catalog(CatalogError::Damaged { .. }))
+        matches!(self, Self::Damaged { .. } | Self::Catalog(CatalogError::Damaged { .. } | CatalogError::Untrusted { .. }))
     }
 
     /// What the operator can do about it, as a sentence.
@@ -63,7 +63,8 @@ impl CopyError {
                 Some("Nothing was overwritten. Two installations must not share a target: give each its prefix.".to_owned())
             }
             Self::Damaged { .. } => Some("`verify` says what else is; nothing of it exists in the other target.".to_owned()),
-            Self::Catalog(_) | Self::Cancelled => None,
+            Self::Catalog(error) => error.advice(),
+            Self::Cancelled => None,
         }
     }
 }
@@ -83,7 +84,7 @@ pub async fn copy(
     let (manifest, bytes) = from.find_with_bytes(name).await?;
     match to.find_with_bytes(name).await {
         Ok((_, found)) if found == bytes => return Ok(Copied::Found),
-        Ok(_) | Err(CatalogError::Damaged { .. }) => {
+        Ok(_) | Err(CatalogError::Damaged { .. } | CatalogError::Untrusted { .. }) => {
             return Err(CopyError::Other { name: name.clone(), target: to.target().name().to_string() });
         }
         Err(CatalogError::NotFound(_)) => {}
@@ -151,7 +152,7 @@ async fn send_once(
 ) -> Result<(), CopyError> {
     let mut stored = from.stream(name, &artifact.path, artifact.stored_bytes).await?;
     let shape = Shape { piece: PIECE, estimate: Some(artifact.stored_bytes) };
-    let content_type = artifact.encoding.content_type().unwrap_or(artifact.format.content_type());
+    let content_type = artifact.content_type();
     let key = to.layout().artifact(name, &artifact.path);
     let upload = Upload::start(to, key, content_type, shape, STALL, cancel.child_token());
     let mut hasher = Sha256::new();

@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use crate::catalog::CatalogError;
 use crate::config::ConfigError;
+use crate::encryption::EncryptionError;
 use crate::export::ExportError;
 use crate::job::JobError;
 use crate::restore::RestoreError;
@@ -20,6 +21,9 @@ pub enum Error {
     Config(#[from] ConfigError),
     #[error("{what}")]
     NotFound { what: String, advice: Option<String> },
+    /// What is needed to encrypt or decrypt is not configured, or is wrong.
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
     #[error(transparent)]
     Job(#[from] JobError),
     #[error(transparent)]
@@ -58,7 +62,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage { .. } => 2,
-            Self::Config(_) => 78,
+            Self::Config(_) | Self::Encryption(_) => 78,
             Self::NotFound { .. } => 10,
             Self::Job(error) => match error {
                 JobError::NoSuchComponent { .. } => 10,
@@ -69,7 +73,7 @@ impl Error {
             },
             Self::Catalog(error) => match error {
                 CatalogError::NotFound(_) => 10,
-                CatalogError::Damaged { .. } => 12,
+                CatalogError::Damaged { .. } | CatalogError::Untrusted { .. } => 12,
                 CatalogError::Storage(error) => storage_code(error),
             },
             Self::Storage(error) => storage_code(error),
@@ -114,10 +118,12 @@ impl Error {
         match self {
             Self::Usage { advice, .. } | Self::NotFound { advice, .. } => advice.clone(),
             Self::Config(error) => error.advice(),
+            Self::Encryption(error) => error.advice(),
             Self::Job(error) => error.advice(),
             Self::Catalog(CatalogError::Storage(error)) | Self::Storage(error) => error.advice(),
             Self::Catalog(CatalogError::NotFound(_)) => Some("`listbackups` shows what there is.".into()),
             Self::Catalog(CatalogError::Damaged { .. }) => Some("Use another target's copy (--target), or another backup.".into()),
+            Self::Catalog(error @ CatalogError::Untrusted { .. }) => error.advice(),
             Self::Restore(error) => error.advice(),
             Self::Worker(error) => error.advice(),
             Self::Health(error) => error.advice(),

@@ -125,6 +125,7 @@ pub async fn describe(target: &Target, dump: &Dump, component: ComponentName, ca
         path,
         format: Format::PgPlain,
         encoding: encoding(&dump.file),
+        encryption: None,
         database: None,
         raw_bytes: packed.raw_bytes,
         stored_bytes: packed.stored_bytes,
@@ -155,6 +156,7 @@ pub async fn describe(target: &Target, dump: &Dump, component: ComponentName, ca
         slot: None,
         only: Vec::new(),
         replaced_by: None,
+        recipients: Vec::new(),
         components: vec![component],
     })
 }

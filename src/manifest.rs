@@ -1,7 +1,8 @@
-//! The record that makes a backup exist, `manifest.json`, format 1.
+//! The record that makes a backup exist, `manifest.json`, format 1, or 2 where artifacts are encrypted.
 //!
 //! The manifest proves its own integrity: its last member, `integrity`, is the SHA-256 of the whole file with the 64 hex digits of that
-//! value written as zeros. Readers ignore members they do not know; every format ever written stays readable.
+//! value written as zeros. That finds damage, not forgery: a manifest may be signed as well (`signer` and `signature`, before `integrity`; see
+//! docs/encryption.md), over the whole file with the digits of signature and integrity written as zeros. Readers ignore members they do not know; every format ever written stays readable.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::name::{ArtifactPath, BackupName, ComponentName, JobName};
+use crate::signature::{SIGNATURE, SigningKey, VerifyingKey};
 
 mod bounded;
 mod summary;
@@ -20,8 +22,11 @@ mod summary;
 pub use bounded::{JsonError, from_json};
 pub use summary::Summary;
 
-/// The format that this version writes.
+/// The format that this version writes, but for what is encrypted.
 pub const FORMAT: u32 = 1;
+
+/// Format 1 in which artifacts may be encrypted: a reader of format 1 alone would take their ciphertext for damage.
+pub const FORMAT_ENCRYPTED: u32 = 2;
 
 /// Largest manifest that is read, in bytes: a hostile one cannot exhaust memory.
 pub const MAX_BYTES: u64 = 64 << 20;
@@ -33,6 +38,8 @@ const MOST_CLAIMED: u64 = 1 << 60;
 
 const MARK: &str = "\"integrity\": \"sha256:";
 const DIGITS: usize = 64;
+const SIGNATURE_MARK: &str = "\"signature\": \"ed25519:";
+const SIGNATURE_DIGITS: usize = 2 * SIGNATURE;
 /// Bytes at the end of a manifest in which its last member begins.
 const TAIL: usize = 1 << 10;
 
@@ -60,6 +67,9 @@ pub struct Manifest {
     /// Of a safety backup: the backup that was restored right after, over what this one holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_by: Option<BackupName>,
+    /// The age public keys that its artifacts are encrypted to; none for a passphrase.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<String>,
     pub components: Vec<Component>,
 }
 
@@ -165,6 +175,9 @@ pub struct Artifact {
     pub path: ArtifactPath,
     pub format: Format,
     pub encoding: Encoding,
+    /// After it was compressed; `None`: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     /// The database that a PostgreSQL artifact holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
@@ -176,6 +189,16 @@ pub struct Artifact {
     pub sha256: String,
     /// Of the raw stream, lower-case hex.
     pub blake3: String,
+}
+
+impl Artifact {
+    /// MIME type of the stored object; there is none of age's own.
+    pub fn content_type(&self) -> &'static str {
+        match self.encryption {
+            Some(_) => "application/octet-stream",
+            None => self.encoding.content_type().unwrap_or(self.format.content_type()),
+        }
+    }
 }
 
 /// What the raw stream of an artifact is.
@@ -239,6 +262,23 @@ impl Encoding {
     }
 }
 
+/// How what is compressed is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    /// age-encryption.org/v1.
+    Age,
+}
+
+impl Encryption {
+    /// What the file's name ends in.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Age => ".age",
+        }
+    }
+}
+
 /// Why bytes are not a manifest.
 #[derive(Debug, Error)]
 pub enum ManifestError {
@@ -248,24 +288,53 @@ pub enum ManifestError {
     Misplaced(BackupName),
     #[error("the manifest is sound but cannot be read: was it written by a newer version?")]
     Unreadable(#[source] JsonError),
+    #[error("its manifest is not signed")]
+    Unsigned,
+    #[error("its manifest is signed by {0}, who is not among `encryption.trusted_signers`")]
+    Stranger(String),
+    #[error("the signature of its manifest is not one of {0}: it was forged, or changed after it was signed")]
+    Forged(String),
     #[error("the manifest claims more bytes than any store holds")]
     Senseless,
-    #[error("the manifest has format {0}; this version reads format {FORMAT}: use a newer backstay")]
+    #[error("the manifest has format {0}; this version reads up to {FORMAT_ENCRYPTED}: use a newer backstay")]
     Format(u32),
 }
 
 impl Manifest {
     /// The bytes to store, ending in the checksum over themselves.
     pub fn to_bytes(&self) -> Vec<u8> {
+        self.sealed(None)
+    }
+
+    /// The same, signed.
+    pub fn to_signed_bytes(&self, key: &SigningKey) -> Vec<u8> {
+        self.sealed(Some(key))
+    }
+
+    fn sealed(&self, key: Option<&SigningKey>) -> Vec<u8> {
         #[derive(Serialize)]
         struct Sealed<'a> {
             #[serde(flatten)]
             manifest: &'a Manifest,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            signer: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            signature: Option<String>,
             integrity: String,
         }
-        let sealed = Sealed { manifest: self, integrity: format!("sha256:{}", "0".repeat(DIGITS)) };
+        let sealed = Sealed {
+            manifest: self,
+            signer: key.map(|key| key.public().to_string()),
+            signature: key.map(|_| format!("ed25519:{}", "0".repeat(SIGNATURE_DIGITS))),
+            integrity: format!("sha256:{}", "0".repeat(DIGITS)),
+        };
         let mut bytes = serde_json::to_vec_pretty(&sealed).expect("a manifest has string keys only");
         bytes.push(b'\n');
+        if let Some(key) = key {
+            let at = signature_at(&bytes).expect("the mark was just written");
+            let signature = key.sign(&bytes);
+            bytes[at..at + SIGNATURE_DIGITS].copy_from_slice(signature.as_bytes());
+        }
         let at = digits_at(&bytes).expect("the mark was just written");
         let digits = sha256_hex(&bytes);
         bytes[at..at + DIGITS].copy_from_slice(digits.as_bytes());
@@ -290,6 +359,11 @@ impl Manifest {
         self.components.iter().flat_map(|c| &c.artifacts)
     }
 
+    /// Whether a reader needs an identity.
+    pub fn is_encrypted(&self) -> bool {
+        self.artifacts().any(|artifact| artifact.encryption.is_some())
+    }
+
     pub fn raw_bytes(&self) -> u64 {
         self.components.iter().map(Component::raw_bytes).sum()
     }
@@ -312,10 +386,44 @@ fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ManifestError> {
         return Err(ManifestError::Damaged);
     }
     let format = from_json::<Versioned>(bytes, MAX_MEMORY).map_err(ManifestError::Unreadable)?.format;
-    if format != FORMAT {
+    if !(FORMAT..=FORMAT_ENCRYPTED).contains(&format) {
         return Err(ManifestError::Format(format));
     }
     from_json(bytes, MAX_MEMORY).map_err(ManifestError::Unreadable)
+}
+
+impl ManifestError {
+    /// Whether it says nothing of damage, but that nobody who is trusted has vouched for it.
+    pub fn is_distrust(&self) -> bool {
+        matches!(self, Self::Unsigned | Self::Stranger(_) | Self::Forged(_))
+    }
+}
+
+/// Sees that one of `trusted` has signed a manifest, of which nothing was believed yet; without any, that need not be.
+///
+/// # Errors
+/// [`ManifestError::Unsigned`], [`ManifestError::Stranger`] and [`ManifestError::Forged`]; [`ManifestError::Damaged`].
+pub fn authenticate(bytes: &[u8], trusted: &[VerifyingKey]) -> Result<(), ManifestError> {
+    #[derive(Deserialize)]
+    struct Signed {
+        signer: Option<String>,
+    }
+    if trusted.is_empty() {
+        return Ok(());
+    }
+    let integrity = digits_at(bytes).ok_or(ManifestError::Damaged)?;
+    let at = signature_at(bytes).ok_or(ManifestError::Unsigned)?;
+    let signature = String::from_utf8_lossy(&bytes[at..at + SIGNATURE_DIGITS]);
+    let mut signed = bytes.to_vec();
+    signed[at..at + SIGNATURE_DIGITS].fill(b'0');
+    signed[integrity..integrity + DIGITS].fill(b'0');
+    if trusted.iter().any(|key| key.verifies(&signed, &signature)) {
+        return Ok(());
+    }
+    // of no weight: only to say what is wrong
+    let signer = from_json::<Signed>(bytes, MAX_MEMORY).map_err(ManifestError::Unreadable)?.signer;
+    let claimed = signer.and_then(|text| text.parse::<VerifyingKey>().ok()).ok_or(ManifestError::Unsigned)?;
+    Err(if trusted.contains(&claimed) { ManifestError::Forged(claimed.to_string()) } else { ManifestError::Stranger(claimed.to_string()) })
 }
 
 /// From here on, sums of what the artifacts say are sums of numbers that can be added.
@@ -336,11 +444,21 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// Where the checksum's digits begin: after the last mark, with room for all of them.
 fn digits_at(bytes: &[u8]) -> Option<usize> {
-    let mark = MARK.as_bytes();
-    // it is the last member: to look for it in the whole of a hostile one takes long
+    last(bytes, MARK, DIGITS)
+}
+
+/// The same of the signature's.
+fn signature_at(bytes: &[u8]) -> Option<usize> {
+    last(bytes, SIGNATURE_MARK, SIGNATURE_DIGITS)
+}
+
+/// Behind the last `mark`, where there is room for so many digits.
+fn last(bytes: &[u8], mark: &str, digits: usize) -> Option<usize> {
+    let mark = mark.as_bytes();
+    // they are the last members: to look for them in the whole of a hostile manifest takes long
     let before = bytes.len().saturating_sub(TAIL);
     let at = before + bytes[before..].windows(mark.len()).rposition(|w| w == mark)? + mark.len();
-    (at + DIGITS <= bytes.len()).then_some(at)
+    (at + digits <= bytes.len()).then_some(at)
 }
 
 #[cfg(test)]
@@ -397,6 +515,68 @@ mod tests {
         }
     }
 
+    /// With a checksum that fits, as whoever forges one will make it.
+    fn resealed(bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        let at = digits_at(&bytes).expect("a mark");
+        bytes[at..at + DIGITS].fill(b'0');
+        let digits = sha256_hex(&bytes);
+        bytes[at..at + DIGITS].copy_from_slice(digits.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_forged_manifest_is_refused_however_well_its_checksum_fits() {
+        let key = || SigningKey::generate().expect("a key").0;
+        let (ours, older, theirs) = (key(), key(), key());
+        let trusted = [older.public(), ours.public()];
+        let signed = sample().to_signed_bytes(&ours);
+        assert_eq!(Manifest::from_bytes(&signed).expect("sound"), sample());
+        assert_eq!(Summary::from_bytes(&signed).expect("sound").raw_bytes, 10);
+        authenticate(&signed, &trusted).expect("by one of ours");
+        authenticate(&sample().to_signed_bytes(&older), &trusted).expect("by the other");
+        // where nobody is named, everybody is believed
+        authenticate(&sample().to_bytes(), &[]).expect("no signature is asked for");
+
+        let refused = |bytes: &[u8]| {
+            Manifest::from_bytes(bytes).expect("its checksum fits");
+            let error = authenticate(bytes, &trusted).expect_err("refused");
+            assert!(error.is_distrust(), "{error}");
+            error
+        };
+        assert!(matches!(refused(&sample().to_bytes()), ManifestError::Unsigned));
+        assert!(matches!(refused(&sample().to_signed_bytes(&theirs)), ManifestError::Stranger(who) if who == theirs.public().to_string()));
+        let text = String::from_utf8(signed.clone()).expect("JSON");
+        // a name that is not one's own, and the hash of another content
+        let posing = String::from_utf8(sample().to_signed_bytes(&theirs)).expect("JSON");
+        let posing = posing.replace(&theirs.public().to_string(), &ours.public().to_string());
+        for forged in
+            [posing, text.replace("\"raw_bytes\": 10", "\"raw_bytes\": 11"), text.replace("\"sha256\": \"00\"", "\"sha256\": \"01\"")]
+        {
+            assert!(matches!(refused(&resealed(forged.as_bytes())), ManifestError::Forged(_)));
+        }
+        // the signature of another manifest
+        let other = Manifest { host: "other".into(), ..sample() }.to_signed_bytes(&ours);
+        let (at, from) = (signature_at(&signed).expect("one"), signature_at(&other).expect("one"));
+        let mut grafted = signed.clone();
+        grafted[at..at + SIGNATURE_DIGITS].copy_from_slice(&other[from..from + SIGNATURE_DIGITS]);
+        assert!(matches!(refused(&resealed(&grafted)), ManifestError::Forged(_)));
+    }
+
+    #[test]
+    fn no_byte_of_a_signed_manifest_can_be_changed_even_with_a_checksum_that_fits() {
+        let (key, _) = SigningKey::generate().expect("a key");
+        let signed = sample().to_signed_bytes(&key);
+        let own = digits_at(&signed).expect("a mark");
+        // but its checksum's own digits, which follow from the rest, and whose mark it is found by
+        let free = own - MARK.len()..own + DIGITS;
+        for at in (0..signed.len()).filter(|at| !free.contains(at)) {
+            let mut changed = signed.clone();
+            changed[at] ^= 1;
+            assert!(authenticate(&resealed(&changed), &[key.public()]).is_err(), "byte {at}");
+        }
+    }
+
     #[test]
     fn what_was_cut_or_grew_is_found() {
         let bytes = sample().to_bytes();
@@ -408,8 +588,10 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_named() {
-        let manifest = Manifest { format: 2, ..sample() };
-        assert!(matches!(Manifest::from_bytes(&manifest.to_bytes()), Err(ManifestError::Format(2))));
+        for format in [0, 3] {
+            let manifest = Manifest { format, ..sample() };
+            assert!(matches!(Manifest::from_bytes(&manifest.to_bytes()), Err(ManifestError::Format(f)) if f == format));
+        }
     }
 
     #[test]

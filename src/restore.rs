@@ -19,6 +19,7 @@ use crate::chain;
 use crate::component::{
     ArtifactOpener, ComponentError, Destination, Plan, RestoreOptions, Restored, Restorer, RunContext, Staged, StoredComponent,
 };
+use crate::encryption::Identities;
 use crate::fetch;
 use crate::manifest::{self, ComponentStatus, Kind, Manifest};
 use crate::name::{BackupName, ComponentName, RestoreId};
@@ -169,13 +170,19 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// Of the components `parts` from a backup in `target`. Their order is settled here.
+    /// Of the components `parts` from a backup in `target`, decrypted by `identities` if need be. The order of the parts is settled here.
     ///
     /// # Errors
     /// [`RestoreError::NotInBackup`] and [`RestoreError::Lost`].
-    pub fn new(target: &Target, manifest: Manifest, parts: Vec<Part>, progress: Progress) -> Result<Self, RestoreError> {
+    pub fn new(
+        target: &Target,
+        manifest: Manifest,
+        parts: Vec<Part>,
+        identities: Identities,
+        progress: Progress,
+    ) -> Result<Self, RestoreError> {
         let parts = chosen(&manifest, parts, |part| part.restorer.name())?;
-        let open = fetch::opener(target.clone(), manifest.name.clone(), progress);
+        let open = fetch::opener(target.clone(), manifest.name.clone(), identities, progress);
         Ok(Self { target: target.clone(), manifest, open, parts })
     }
 

@@ -8,6 +8,7 @@ use crate::catalog::Catalog;
 use crate::chain;
 use crate::component::ArtifactOpener;
 use crate::component::structure::{self, StructureError};
+use crate::encryption::Identities;
 use crate::fetch;
 use crate::manifest::{Artifact, Manifest};
 use crate::pipeline::{Progress, UnpackError};
@@ -24,6 +25,8 @@ pub enum VerifyError {
 pub enum Finding {
     /// Whole; what it holds, as a short text.
     Sound(String),
+    /// Encrypted, and without an identity only compared: what is stored is what was written, whatever it holds.
+    Intact,
     /// Not what was written, or not a whole file of its format; why.
     Damaged(String),
     /// It could not be read, which says nothing about it.
@@ -38,6 +41,11 @@ pub struct Findings {
 }
 
 impl Findings {
+    /// Whether what the objects hold was looked at, too.
+    pub fn is_full(&self) -> bool {
+        self.objects.iter().all(|(_, finding)| *finding != Finding::Intact)
+    }
+
     /// Sentences that name their objects.
     pub fn damaged(&self) -> impl Iterator<Item = String> {
         self.objects.iter().filter_map(|(_, f)| if let Finding::Damaged(why) = f { Some(why.clone()) } else { None })
@@ -49,23 +57,31 @@ impl Findings {
     }
 }
 
-/// Reads a backup back. A damaged object does not keep the others from being read.
+/// Reads a backup back. A damaged object does not keep the others from being read. Without `identities`, what is encrypted is compared with
+/// what was stored, and no more.
 ///
 /// # Errors
 /// [`VerifyError`]; what is wrong with the objects is in the [`Findings`].
 pub async fn verify(
     catalog: &Catalog,
     manifest: &Manifest,
+    identities: &Identities,
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<Findings, VerifyError> {
-    let open = fetch::opener(catalog.target().clone(), manifest.name.clone(), progress.clone());
+    let open = fetch::opener(catalog.target().clone(), manifest.name.clone(), identities.clone(), progress.clone());
     let mut objects = Vec::new();
     for artifact in manifest.artifacts() {
+        let finding = async {
+            match artifact.encryption {
+                Some(_) if identities.is_empty() => compare(catalog, manifest, artifact, progress).await,
+                _ => read(&open, artifact).await,
+            }
+        };
         let finding = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(VerifyError::Cancelled),
-            finding = read(&open, artifact) => finding,
+            finding = finding => finding,
         };
         objects.push((artifact.path.to_string(), finding));
     }
@@ -76,6 +92,20 @@ pub async fn verify(
     };
     objects.push(("SHA256SUMS".to_owned(), sums));
     Ok(Findings { objects })
+}
+
+/// What differs is read a second time, as below.
+async fn compare(catalog: &Catalog, manifest: &Manifest, artifact: &Artifact, progress: &Progress) -> Finding {
+    let once = || fetch::read_stored(catalog.target(), &manifest.name, artifact, progress);
+    let compared = match once().await {
+        Err(error) if error.is_different() => once().await,
+        compared => compared,
+    };
+    match compared {
+        Ok(()) => Finding::Intact,
+        Err(error) if error.is_damage() => Finding::Damaged(chain::describe(&error)),
+        Err(error) => Finding::Unread(chain::describe(&error)),
+    }
 }
 
 /// What differs is read a second time: a byte that was changed on its way says nothing about the one that is stored.

@@ -91,6 +91,8 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Make an age key pair, or one for signatures
+    Keygen(KeygenArgs),
     /// Exit 0 while the worker lives and no job is overdue or failing
     Healthcheck,
     /// Print shell completions
@@ -122,6 +124,16 @@ pub(super) struct ListArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct KeygenArgs {
+    /// Write the identity into this file, which must not exist, and print the public key; otherwise print the identity
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// Make a key that signs backups instead, and the public key that they are trusted by
+    #[arg(long)]
+    pub(super) signing: bool,
 }
 
 #[derive(Debug, clap::Args)]

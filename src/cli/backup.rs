@@ -18,7 +18,7 @@ use crate::pipeline::Engine;
 pub(super) async fn run(global: &Global, settings: &Settings, args: BackupArgs, cancel: &CancellationToken) -> Result<(), Error> {
     let settings_of_job = choose_job(settings, args.job.as_ref())?;
     let job = tokio::select! {
-        job = assembly::job(settings, settings_of_job) => job,
+        job = assembly::job(settings, settings_of_job) => job?,
         () = cancel.cancelled() => return Err(Error::Cancelled),
     };
     let engine = Engine::for_this_machine();

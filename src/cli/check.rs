@@ -1,5 +1,7 @@
 //! `check`: everything that can be known before the night.
 
+mod encryption;
+
 use bytes::Bytes;
 use chrono::Utc;
 use serde_json::{Value, json};
@@ -24,11 +26,12 @@ struct Finding {
     text: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Ok,
     /// Nothing to be done by this program.
     Noted,
+    Warning,
     Skipped,
     Failed,
 }
@@ -38,6 +41,7 @@ impl Verdict {
         match self {
             Self::Ok => "ok",
             Self::Noted => "note",
+            Self::Warning => "warning",
             Self::Skipped => "skipped",
             Self::Failed => "FAILED",
         }
@@ -51,6 +55,7 @@ pub(super) async fn run(loaded: &Loaded, args: CheckArgs) -> Result<(), Error> {
     findings.extend(environment(loaded));
     findings.extend(jobs(settings));
     if !args.config_only {
+        findings.extend(encryption::encryption(settings));
         findings.extend(components(settings).await);
         findings.extend(targets(settings).await);
     }

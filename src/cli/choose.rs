@@ -44,7 +44,7 @@ async fn named(catalogs: &[Catalog], unread: Vec<String>, text: &str) -> Result<
             match catalog.find(&name).await {
                 Ok(manifest) => return Ok((catalog.target().clone(), manifest)),
                 Err(CatalogError::NotFound(_)) => {}
-                Err(error @ CatalogError::Damaged { .. }) => damaged = Some(error),
+                Err(error @ (CatalogError::Damaged { .. } | CatalogError::Untrusted { .. })) => damaged = Some(error),
                 Err(CatalogError::Storage(error)) => trouble.push(describe(&error)),
             }
         }
@@ -73,7 +73,7 @@ async fn latest(catalogs: &[Catalog], unread: Vec<String>, wanted: &Wanted<'_>) 
                         Entry::Sound(backup) => {
                             later = Some(later.map_or_else(|| backup.name.clone(), |known| known.min(backup.name.clone())));
                         }
-                        Entry::Damaged(name, _) => damaged.push(name),
+                        Entry::Damaged(name, error) => damaged.push((name, error)),
                         Entry::Unread(_, error) => trouble.push(describe(&error)),
                     }
                 }
@@ -108,8 +108,8 @@ async fn latest(catalogs: &[Catalog], unread: Vec<String>, wanted: &Wanted<'_>) 
             },
         });
     };
-    for name in damaged.iter().filter(|name| **name > newest.name && before.is_none_or(|before| name.created() < before)) {
-        tracing::warn!("backup `{name}` is newer, but its manifest is damaged: `{}` is taken", newest.name);
+    for (name, error) in damaged.iter().filter(|(name, _)| *name > newest.name && before.is_none_or(|before| name.created() < before)) {
+        tracing::warn!("backup `{name}` is newer, but {error}: `{}` is taken", newest.name);
     }
     if newest.name.is_ahead(now) {
         return Err(Error::Usage {

@@ -72,7 +72,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: CopyArgs, ca
 async fn open(settings: &Settings, name: &TargetName, access: Access) -> Result<Catalog, Error> {
     let mut opened = assembly::targets(settings, choose_targets(settings, Some(name))?, access).await;
     let (_, target) = opened.pop().expect("one was chosen");
-    Ok(Catalog::new(target?))
+    Ok(Catalog::new(target?).with(&settings.encryption.trust()))
 }
 
 fn parsed(args: &CopyArgs) -> Result<Vec<BackupName>, Error> {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{Global, VerifyArgs};
 use super::choose::Wanted;
 use super::progress::Progress;
-use super::{choose, open_catalogs, output};
+use super::{choose, identities, open_catalogs, output};
 use crate::assembly;
 use crate::catalog::Catalog;
 use crate::chain::describe;
@@ -59,6 +59,7 @@ pub(super) async fn drill(
     cancel: &CancellationToken,
 ) -> Result<Report, Error> {
     let began = Instant::now();
+    let identities = identities(settings, target, &manifest).await?;
     let catalog = Catalog::new(target.clone());
     let wanted = |name: &ComponentName| only.is_empty() || only.contains(name);
     let held = |c: &&crate::manifest::Component| c.status == ComponentStatus::Complete && wanted(&c.name);
@@ -77,7 +78,7 @@ pub(super) async fn drill(
     let drilled: Vec<ComponentName> = parts.iter().map(|part| part.name.clone()).collect();
     let backed_up = manifest.components.iter().filter(|c| c.status != ComponentStatus::Skipped);
     let left_out: Vec<ComponentName> = backed_up.map(|c| c.name.clone()).filter(|name| !drilled.contains(name)).collect();
-    let trials = match Drill::new(target, manifest.clone(), parts, progress)?.run(cancel).await {
+    let trials = match Drill::new(target, manifest.clone(), parts, identities, progress)?.run(cancel).await {
         Ok(trials) => trials,
         Err(DrillError::Cancelled) => return Err(Error::Cancelled),
         Err(error) => return Err(Error::Incomplete(describe(&error))),

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{ExportArgs, Global};
 use super::choose::Wanted;
 use super::progress::Progress;
-use super::{choose, open_catalogs, output};
+use super::{choose, identities, open_catalogs, output};
 use crate::config::Settings;
 use crate::error::Error;
 use crate::export::export;
@@ -16,9 +16,10 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: ExportArgs, 
     let (catalogs, unread) = open_catalogs(settings, args.target.as_ref()).await?;
     let wanted = Wanted { name: Some(&args.name), job: args.job.as_ref(), only: &args.only, before: args.before };
     let (target, manifest) = choose::backup(&catalogs, unread, &wanted).await?;
+    let identities = identities(settings, &target, &manifest).await?;
     let progress = pipeline::Progress::default();
     let shown = Progress::show(global, "fetched", progress.clone());
-    let exported = export(&target, &manifest, &args.only, &args.directory, progress, cancel).await;
+    let exported = export(&target, &manifest, &args.only, &args.directory, identities, progress, cancel).await;
     drop(shown);
     let exported = exported?;
     if args.json {

@@ -44,7 +44,7 @@ impl Row {
         json!({
             "name": file, "created": created, "job": null,
             "target": self.targets.iter().map(TargetName::as_str).collect::<Vec<_>>().join(","), "targets": self.targets,
-            "damaged_targets": [], "status": "legacy", "components": [Kind::Postgres.as_str()],
+            "damaged_targets": [], "untrusted_targets": [], "status": "legacy", "components": [Kind::Postgres.as_str()],
             "raw_bytes": null, "stored_bytes": bytes,
             "replaced_by": null, "verified": null, "drilled": null, "drill_seconds": null, "drill_failed": null,
         })
@@ -61,6 +61,11 @@ pub(super) async fn find(
     cancel: &CancellationToken,
 ) -> Result<Option<(Target, Manifest)>, Error> {
     let Some(name) = name.filter(|name| legacy::is_dump(name)) else { return Ok(None) };
+    if !settings.encryption.trusted_signers.is_empty() {
+        return Err(Error::Integrity(format!(
+            "dump `{name}` has no manifest that could be signed, and `encryption.trusted_signers` asks for a signature; nothing was changed"
+        )));
+    }
     let component = component(settings, only)?;
     let mut trouble = unread.to_vec();
     for catalog in catalogs {

@@ -23,6 +23,8 @@ struct Row {
     summary: Option<Summary>,
     /// Targets whose copy is damaged.
     damaged: Vec<TargetName>,
+    /// Targets whose copy was signed by nobody who is trusted.
+    untrusted: Vec<TargetName>,
     /// When a copy was last read back and found sound.
     verified: Option<DateTime<Utc>>,
     /// When a copy last passed a drill, and how many seconds that took.
@@ -88,6 +90,7 @@ fn merge(rows: &mut BTreeMap<BackupName, Row>, target: &TargetName, entry: Entry
         targets: Vec::new(),
         summary: None,
         damaged: Vec::new(),
+        untrusted: Vec::new(),
         verified: None,
         drilled: None,
         drill_failed: None,
@@ -95,6 +98,7 @@ fn merge(rows: &mut BTreeMap<BackupName, Row>, target: &TargetName, entry: Entry
     row.targets.push(target.clone());
     match entry {
         Entry::Sound(summary) => row.summary = Some(*summary),
+        Entry::Damaged(_, error) if error.is_distrust() => row.untrusted.push(target.clone()),
         Entry::Damaged(..) => row.damaged.push(target.clone()),
         Entry::Unread(..) => {}
     }
@@ -108,6 +112,7 @@ impl Row {
     /// A copy that is damaged, or that a drill could not restore, is said even where another is sound.
     fn status(&self) -> &'static str {
         match &self.summary {
+            _ if !self.untrusted.is_empty() => "untrusted",
             _ if !self.damaged.is_empty() => "damaged",
             _ if self.drill_failed.is_some() => "drill-failed",
             Some(summary) => summary.status.as_str(),
@@ -162,7 +167,7 @@ impl Row {
         json!({
             "name": self.name, "created": self.name.created(), "job": self.job(),
             "target": self.targets.iter().map(TargetName::as_str).collect::<Vec<_>>().join(","), "targets": self.targets,
-            "damaged_targets": self.damaged, "status": self.status(), "components": self.components(),
+            "damaged_targets": self.damaged, "untrusted_targets": self.untrusted, "status": self.status(), "components": self.components(),
             "raw_bytes": self.summary.as_ref().map(|s| s.raw_bytes),
             "stored_bytes": self.summary.as_ref().map(|s| s.stored_bytes),
             "replaced_by": self.replaced_by(),

@@ -8,6 +8,7 @@ mod config;
 mod copy;
 mod drill;
 mod export;
+mod keygen;
 mod legacy;
 mod list;
 mod moment;
@@ -34,9 +35,12 @@ use crate::assembly;
 use crate::catalog::Catalog;
 use crate::chain::{describe, explain};
 use crate::config::{JobSettings, LoadOptions, Loaded, Settings, load};
+use crate::encryption::Identities;
 use crate::error::Error;
+use crate::fetch;
+use crate::manifest::Manifest;
 use crate::name::{JobName, TargetName};
-use crate::storage::Access;
+use crate::storage::{Access, Target};
 use args::{Args, Command, ConfigCommand, Global, LogFormat};
 
 /// Runs the program with `args`, the name first.
@@ -106,6 +110,7 @@ async fn dispatch(args: Args) -> Result<(), Error> {
             ConfigCommand::Schema => config::schema(),
             ConfigCommand::Show { json } => config::show(&load_config(&global)?, json),
         },
+        Command::Keygen(keygen) => keygen::run(&keygen),
         Command::Healthcheck => worker::healthcheck(&load_config(&global)?.settings).await,
         Command::Completions { shell } => output::completions(shell, &mut Args::command()),
         Command::Man => output::man(Args::command()),
@@ -187,12 +192,22 @@ fn choose_targets<'a>(settings: &'a Settings, name: Option<&'a TargetName>) -> R
     }
 }
 
+/// What decrypts that backup; nothing, if it is not encrypted.
+async fn identities(settings: &Settings, target: &Target, manifest: &Manifest) -> Result<Identities, Error> {
+    if !manifest.is_encrypted() {
+        return Ok(Identities::default());
+    }
+    let identities = settings.encryption.identities()?;
+    fetch::unlock(target, manifest, &identities).await?;
+    Ok(identities)
+}
+
 /// The catalogs to read, and why others cannot be opened. A file target whose directory does not exist yet holds no backups.
 async fn open_catalogs(settings: &Settings, target: Option<&TargetName>) -> Result<(Vec<Catalog>, Vec<String>), Error> {
     let (mut catalogs, mut unread) = (Vec::new(), Vec::new());
     for (name, target) in assembly::targets(settings, choose_targets(settings, target)?, Access::Read).await {
         match target {
-            Ok(target) => catalogs.push(Catalog::new(target)),
+            Ok(target) => catalogs.push(Catalog::new(target).with(&settings.encryption.trust())),
             Err(error) if error.is_not_found() => tracing::warn!(target = %name, "{}: nothing was backed up there yet", describe(&error)),
             Err(error) => unread.push(explain(&error, error.advice())),
         }

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::job::{self, Pruned};
 use crate::name::TargetName;
 use crate::retention::{self, Decision};
+use crate::signature::Authenticity;
 use crate::storage::{Access, Lease, StorageError, Target};
 
 pub(super) async fn run(settings: &Settings, args: PruneArgs) -> Result<(), Error> {
@@ -26,7 +27,7 @@ pub(super) async fn run(settings: &Settings, args: PruneArgs) -> Result<(), Erro
     for job in jobs {
         let names = job.targets.iter().filter(|t| wanted.contains(t));
         for (name, target) in assembly::targets(settings, names, if args.dry_run { Access::Read } else { Access::Write }).await {
-            match prune(job, target, args.dry_run).await {
+            match prune(job, target, &settings.encryption.trust(), args.dry_run).await {
                 Ok((decisions, failed)) => {
                     failures.extend(failed);
                     rows.extend(decisions.into_iter().map(|d| (job.name.clone(), name.clone(), d)));
@@ -53,10 +54,11 @@ pub(super) async fn run(settings: &Settings, args: PruneArgs) -> Result<(), Erro
 async fn prune(
     job: &JobSettings,
     target: Result<Target, StorageError>,
+    trust: &Authenticity,
     dry_run: bool,
 ) -> Result<(Vec<Decision>, Vec<String>), StorageError> {
     let target = target?;
-    let catalog = Catalog::new(target.clone());
+    let catalog = Catalog::new(target.clone()).with(trust);
     if dry_run {
         let entries = catalog.list(Some(&job.name)).await?;
         let candidates = candidates(&entries, &catalog.verdicts().await?);

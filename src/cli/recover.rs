@@ -6,13 +6,14 @@ use tokio_util::sync::CancellationToken;
 use super::args::{Global, RestoreArgs};
 use super::progress::Progress;
 use super::restore::{confirmed, parse_destination, print_restored};
-use super::{open_catalogs, output};
+use super::{identities, open_catalogs, output};
 use crate::assembly;
 use crate::catalog::Catalog;
 use crate::chain::describe;
 use crate::clock::{Clock, SystemClock};
 use crate::component::{self, Destination, RestoreOptions, Restored, StoredComponent};
 use crate::config::Settings;
+use crate::encryption::Identities;
 use crate::error::Error;
 use crate::fetch;
 use crate::manifest::Manifest;
@@ -26,6 +27,7 @@ use crate::restore::{Part, Restore, RestoreError};
 /// The targets, as far as they can be opened: a journal may lie in each of them.
 pub(super) struct Finder<'a> {
     settings: &'a Settings,
+    identities: Identities,
     catalogs: Vec<Catalog>,
     pub(super) ledger: Ledger,
 }
@@ -37,7 +39,11 @@ impl<'a> Finder<'a> {
             tracing::warn!("{why}: whether a restore was left unfinished there is not known");
         }
         let ledger = Ledger::of(catalogs.iter().map(|catalog| catalog.target().clone()).collect());
-        Ok(Self { settings, catalogs, ledger })
+        let identities = settings.encryption.identities().unwrap_or_else(|error| {
+            tracing::warn!("{}: what is encrypted cannot be read", describe(&error));
+            Identities::default()
+        });
+        Ok(Self { settings, identities, catalogs, ledger })
     }
 
     /// Refuses when another restore of the same places is under way, or has switched some of its components. What one has left that has
@@ -118,7 +124,12 @@ impl<'a> Finder<'a> {
         let (first, others): (Vec<&Catalog>, Vec<&Catalog>) = self.catalogs.iter().partition(|c| c.target().name() == target);
         for catalog in first.into_iter().chain(others) {
             match catalog.find(name).await {
-                Ok(manifest) => return Some((manifest, fetch::opener(catalog.target().clone(), name.clone(), progress.clone()))),
+                Ok(manifest) => {
+                    return Some((
+                        manifest,
+                        fetch::opener(catalog.target().clone(), name.clone(), self.identities.clone(), progress.clone()),
+                    ));
+                }
                 Err(error) => tracing::debug!("{}", describe(&error)),
             }
         }
@@ -146,8 +157,9 @@ impl<'a> Finder<'a> {
             advice: Some("Nothing is left of the unfinished restore: begin a new one.".into()),
         })?;
         let manifest = catalog.find(&entry.backup).await?;
+        let identities = identities(self.settings, catalog.target(), &manifest).await?;
         let parts = parts.into_iter().map(|part| Part { restorer: part.restorer, options: part.options }).collect();
-        let restore = Restore::new(catalog.target(), manifest, parts, progress.clone())?;
+        let restore = Restore::new(catalog.target(), manifest, parts, identities, progress.clone())?;
         restore.plan().await?;
         let journal = restore.begin(&self.ledger, entry.safety, SystemClock.now()).await?;
         Ok(restore.execute(Some(journal), cancel).await?)

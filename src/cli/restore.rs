@@ -8,7 +8,7 @@ use super::choose::Wanted;
 use super::progress::Progress;
 use super::recover::Finder;
 use super::safety::Safety;
-use super::{choose, legacy, open_catalogs, output, part, recover};
+use super::{choose, identities, legacy, open_catalogs, output, part, recover};
 use crate::assembly;
 use crate::clock::{Clock, SystemClock};
 use crate::component::{Destination, RestoreOptions, Restored};
@@ -32,7 +32,8 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs,
     };
     let progress = pipeline::Progress::default();
     let parts = parts(settings, &manifest, &args, destinations)?;
-    let restore = Restore::new(&target, manifest, parts, progress.clone())?;
+    let identities = identities(settings, &target, &manifest).await?;
+    let restore = Restore::new(&target, manifest, parts, identities, progress.clone())?;
     let finder = Finder::open(settings).await?;
     finder.make_way(&restore, false).await?;
     let plan = restore.plan().await?;

@@ -77,7 +77,7 @@ impl<'a> Safety<'a> {
         asked: bool,
         cancel: &CancellationToken,
     ) -> Result<Option<BackupName>, Error> {
-        let job = assembly::job(self.settings, self.job).await;
+        let job = assembly::job(self.settings, self.job).await?;
         if let Some(why) = self.no_room(&job, restore.manifest()).await {
             return match if asked {
                 output::confirm(&format!("There may be no room: {why}. Restore without a safety backup?"))

@@ -11,6 +11,7 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::chain::{describe, explain};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Settings;
+use crate::encryption::Identities;
 use crate::error::Error;
 use crate::manifest::Manifest;
 use crate::name::{BackupName, TargetName};
@@ -29,6 +30,8 @@ enum Outcome {
     Read(Findings),
     /// The manifest itself.
     Damaged(String),
+    /// Nobody who is trusted has signed it.
+    Untrusted(String),
     Unread(String),
 }
 
@@ -44,6 +47,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: VerifyArgs, 
             Some(choose::backup(&catalogs, unread.clone(), &wanted).await?.1.name)
         }
     };
+    let identities = settings.encryption.identities()?;
     let progress = pipeline::Progress::default();
     let shown = Progress::show(global, "read back", progress.clone());
     let mut rows = Vec::new();
@@ -59,7 +63,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: VerifyArgs, 
             },
         };
         for name in names {
-            rows.extend(check(catalog, name, &progress, cancel).await?);
+            rows.extend(check(catalog, name, &identities, &progress, cancel).await?);
         }
     }
     drop(shown);
@@ -69,6 +73,12 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: VerifyArgs, 
         return Err(choose::not_found(format!("there is no backup `{name}`"), unread));
     }
     print(&rows, args.json)?;
+    if rows.iter().any(|row| row.status() == "intact") {
+        output::story(
+            "intact: encrypted, and there is no identity here, so that only the stored bytes were compared, not what they hold. That is not \
+             recorded as a verification; set `encryption.identity_file` for one.",
+        );
+    }
     verdict(&rows, unread)
 }
 
@@ -76,11 +86,12 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: VerifyArgs, 
 async fn check(
     catalog: &Catalog,
     name: BackupName,
+    identities: &Identities,
     progress: &pipeline::Progress,
     cancel: &CancellationToken,
 ) -> Result<Option<Row>, Error> {
     let outcome = match catalog.find(&name).await {
-        Ok(manifest) => match verify(catalog, &manifest, progress, cancel).await {
+        Ok(manifest) => match verify(catalog, &manifest, identities, progress, cancel).await {
             Ok(findings) => {
                 record(catalog, &manifest, &findings).await;
                 Outcome::Read(findings)
@@ -89,15 +100,16 @@ async fn check(
         },
         Err(CatalogError::NotFound(_)) => return Ok(None),
         Err(CatalogError::Damaged { source, .. }) => Outcome::Damaged(describe(&source)),
+        Err(CatalogError::Untrusted { source, .. }) => Outcome::Untrusted(describe(&source)),
         Err(CatalogError::Storage(error)) => Outcome::Unread(explain(&error, error.advice())),
     };
     Ok(Some(Row { name, target: catalog.target().name().clone(), outcome }))
 }
 
-/// What could not be read is no verdict.
+/// What could not be read is no verdict; nor is it that ciphertext is what was written, if nobody looked at what it holds.
 async fn record(catalog: &Catalog, manifest: &Manifest, findings: &Findings) {
     let sound = findings.damaged().next().is_none();
-    if sound && findings.unread().next().is_some() {
+    if sound && (findings.unread().next().is_some() || !findings.is_full()) {
         return;
     }
     if let Err(error) =
@@ -111,7 +123,7 @@ impl Row {
     fn damage(&self) -> Vec<String> {
         match &self.outcome {
             Outcome::Read(findings) => findings.damaged().collect(),
-            Outcome::Damaged(why) => vec![why.clone()],
+            Outcome::Damaged(why) | Outcome::Untrusted(why) => vec![why.clone()],
             Outcome::Unread(_) => Vec::new(),
         }
     }
@@ -119,15 +131,21 @@ impl Row {
     fn unread(&self) -> Vec<String> {
         match &self.outcome {
             Outcome::Read(findings) => findings.unread().collect(),
-            Outcome::Damaged(_) => Vec::new(),
+            Outcome::Damaged(_) | Outcome::Untrusted(_) => Vec::new(),
             Outcome::Unread(why) => vec![why.clone()],
         }
     }
 
+    fn is_full(&self) -> bool {
+        matches!(&self.outcome, Outcome::Read(findings) if findings.is_full())
+    }
+
     fn status(&self) -> &'static str {
         match () {
+            () if matches!(self.outcome, Outcome::Untrusted(_)) => "untrusted",
             () if !self.damage().is_empty() => "damaged",
             () if !self.unread().is_empty() => "unreadable",
+            () if !self.is_full() => "intact",
             () => "sound",
         }
     }
@@ -141,9 +159,10 @@ fn print(rows: &[Row], as_json: bool) -> Result<(), Error> {
     if as_json {
         let object = |(path, finding): &(String, Finding)| {
             let (status, text) = match finding {
-                Finding::Sound(text) => ("sound", text),
-                Finding::Damaged(text) => ("damaged", text),
-                Finding::Unread(text) => ("unreadable", text),
+                Finding::Sound(text) => ("sound", text.as_str()),
+                Finding::Intact => ("intact", "encrypted: what is stored is what was written; what it holds was not looked at"),
+                Finding::Damaged(text) => ("damaged", text.as_str()),
+                Finding::Unread(text) => ("unreadable", text.as_str()),
             };
             json!({"path": path, "status": status, "found": text})
         };
@@ -165,7 +184,8 @@ fn verdict(rows: &[Row], mut unread: Vec<String>) -> Result<(), Error> {
     let of = |row: &Row, why: Vec<String>| format!("`{}` in target `{}`: {}", row.name, row.target, why.join("; "));
     let damaged: Vec<String> = rows.iter().filter(|r| !r.damage().is_empty()).map(|r| of(r, r.damage())).collect();
     if !damaged.is_empty() {
-        return Err(Error::Integrity(format!("damaged: {}", damaged.join("; "))));
+        let what = if rows.iter().any(|r| r.status() == "damaged") { "damaged" } else { "not trusted" };
+        return Err(Error::Integrity(format!("{what}: {}", damaged.join("; "))));
     }
     unread.extend(rows.iter().filter(|r| !r.unread().is_empty()).map(|r| of(r, r.unread())));
     if unread.is_empty() { Ok(()) } else { Err(Error::Incomplete(format!("not everything could be read: {}", unread.join("; ")))) }

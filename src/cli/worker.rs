@@ -18,6 +18,7 @@ use crate::job::{self, JobError, Request};
 use crate::manifest::Manifest;
 use crate::name::JobName;
 use crate::pipeline::{Engine, Progress};
+use crate::signature::Authenticity;
 use crate::storage::{Access, StorageError, Target};
 use crate::worker::{DrillOutcome, Ended, Options, Pace, PlannedJob, RunOutcome, Runner, Worker, health, signals};
 
@@ -81,7 +82,10 @@ impl Runner for Jobs {
         let Some(settings) = self.settings.jobs.iter().find(|j| j.name == *name) else {
             return RunOutcome::Failed(format!("job `{name}` is not configured"));
         };
-        let job = assembly::job(&self.settings, settings).await;
+        let job = match assembly::job(&self.settings, settings).await {
+            Ok(job) => job,
+            Err(error) => return RunOutcome::Failed(describe(&error)),
+        };
         let request = Request { slot: Some(slot), ..Request::default() };
         match job::run(job, request, &self.engine, &SystemClock, &cancel).await {
             Ok(report) if report.is_whole() => RunOutcome::Complete,
@@ -101,7 +105,7 @@ impl Runner for Jobs {
         let mut newest: Option<(Target, Manifest)> = None;
         let mut trouble = Vec::new();
         for (_, target) in assembly::targets(&self.settings, &settings.targets, Access::Read).await {
-            match newest_in(target, name).await {
+            match newest_in(target, name, &self.settings.encryption.trust()).await {
                 // of equal names the first target wins, as it is configured
                 Ok(Some((_, found))) if newest.as_ref().is_some_and(|(_, known)| known.name >= found.name) => {}
                 Ok(Some(found)) => newest = Some(found),
@@ -128,11 +132,12 @@ impl Runner for Jobs {
 
     async fn last_complete(&self, name: &JobName) -> Result<Option<DateTime<Utc>>, String> {
         let Some(settings) = self.settings.jobs.iter().find(|j| j.name == *name) else { return Ok(None) };
+        let trust = self.settings.encryption.trust();
         let mut newest = None;
         let mut trouble = Vec::new();
         for (_, target) in assembly::targets(&self.settings, &settings.targets, Access::Read).await {
             let last = match target {
-                Ok(target) => Catalog::new(target).last_complete(name, SystemClock.now()).await,
+                Ok(target) => Catalog::new(target).with(&trust).last_complete(name, SystemClock.now()).await,
                 Err(error) if error.is_not_found() => Ok(None),
                 Err(error) => Err(error),
             };
@@ -146,11 +151,15 @@ impl Runner for Jobs {
 }
 
 /// The newest complete backup of the whole job in a target, which may not exist yet.
-async fn newest_in(target: Result<Target, StorageError>, job: &JobName) -> Result<Option<(Target, Manifest)>, StorageError> {
+async fn newest_in(
+    target: Result<Target, StorageError>,
+    job: &JobName,
+    trust: &Authenticity,
+) -> Result<Option<(Target, Manifest)>, StorageError> {
     let target = match target {
         Ok(target) => target,
         Err(error) if error.is_not_found() => return Ok(None),
         Err(error) => return Err(error),
     };
-    Ok(Catalog::new(target.clone()).newest(job).await?.map(|manifest| (target, manifest)))
+    Ok(Catalog::new(target.clone()).with(trust).newest(job).await?.map(|manifest| (target, manifest)))
 }

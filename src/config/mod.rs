@@ -12,6 +12,7 @@ use crate::component::bucket::BucketOptions;
 use crate::component::directory::DirectoryOptions;
 use crate::component::postgres::PostgresOptions;
 use crate::component::redis::RedisOptions;
+use crate::encryption::EncryptionOptions;
 use crate::name::{ComponentName, JobName, TargetName};
 use crate::pipeline::Codec;
 use crate::process::Priority;
@@ -22,6 +23,7 @@ use crate::storage::{Location, TargetOptions};
 mod authentik;
 mod component;
 mod defaults;
+mod encryption;
 mod environment;
 mod error;
 mod file;
@@ -143,6 +145,7 @@ pub struct Settings {
     pub jobs: Vec<JobSettings>,
     pub targets: Vec<TargetOptions>,
     pub components: Vec<ComponentOptions>,
+    pub encryption: EncryptionOptions,
     pub worker: WorkerSettings,
 }
 

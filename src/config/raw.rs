@@ -477,11 +477,16 @@ impl Default for RawDirectory {
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "Encryption", rename = "Encryption")]
 pub(super) struct RawEncryption {
-    /// age public keys. Set: every artifact is encrypted to each of them.
-    #[schemars(extend("x-later" = "encryption is not in this version; remove the key, so that nobody believes backups to be encrypted"))]
+    /// age public keys (`age1…`, X25519). Set: every artifact is encrypted to all of them, and each of their identities alone decrypts it.
     pub recipients: Vec<String>,
-    /// age identity file, for restore, verify and copy.
-    #[schemars(extend("x-later" = "encryption is not in this version; remove the key"))]
+    /// Instead of recipients: one passphrase that encrypts and decrypts. Whoever reads this configuration then reads all backups.
+    pub passphrase: SecretText,
+    /// Secret key that signs each backup's manifest, such as `file:///etc/backstay/signing.key`; `backstay keygen --signing` makes one.
+    pub signing_key: SecretText,
+    /// Public keys (`ed25519:…`). Set: backups that none of these has signed are refused, and not counted by retention.
+    pub trusted_signers: Vec<String>,
+    /// File with age identities (`AGE-SECRET-KEY-1…`, one a line), for restore, verify, export and drill only. A backup needs none: keep it
+    /// away from the host that is backed up.
     pub identity_file: String,
 }
 

@@ -9,7 +9,7 @@ use super::error::Fault;
 use super::keys::{self, Kind};
 use super::layer::{Merged, Origin};
 use super::raw::{RawConfig, RawWorker};
-use super::{LoadOptions, Settings, WorkerSettings, component, job, target};
+use super::{LoadOptions, Settings, WorkerSettings, component, encryption, job, target};
 use crate::process::{IoPriority, Priority};
 use crate::storage::TargetOptions;
 
@@ -55,12 +55,13 @@ pub(super) fn settings(raw: &RawConfig, check: &mut Check<'_>) -> Option<Setting
     let targets: Vec<_> = raw.targets.iter().filter_map(|(name, target)| target::options(name, target, check)).collect();
     let components = component::all(raw, &targets, check);
     let jobs: Vec<_> = raw.jobs.iter().filter_map(|(name, job)| job::options(name, job, raw, check)).collect();
+    let encryption = encryption::options(&raw.encryption, check);
     let worker = worker(&raw.worker, check);
     same_places(&targets, check);
     for job in &jobs {
         job::backups_within_sources(job, &targets, &components, check);
     }
-    check.faults.is_empty().then_some(Settings { jobs, targets, components, worker })
+    check.faults.is_empty().then_some(Settings { jobs, targets, components, encryption, worker })
 }
 
 /// A value that this version would ignore is refused.

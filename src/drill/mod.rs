@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::chain::{self, describe};
 use crate::component::postgres::Contents;
 use crate::component::{ComponentError, Destination, RestoreOptions, Restored, Restorer};
+use crate::encryption::Identities;
 use crate::manifest::{self, Kind, Manifest};
 use crate::name::ComponentName;
 use crate::pipeline::{Progress, UnpackError};
@@ -138,6 +139,7 @@ pub struct Drill {
     target: Target,
     manifest: Manifest,
     parts: Vec<(manifest::Component, Part)>,
+    identities: Identities,
     progress: Progress,
 }
 
@@ -146,9 +148,15 @@ impl Drill {
     ///
     /// # Errors
     /// [`RestoreError::NotInBackup`] and [`RestoreError::Lost`].
-    pub fn new(target: &Target, manifest: Manifest, parts: Vec<Part>, progress: Progress) -> Result<Self, RestoreError> {
+    pub fn new(
+        target: &Target,
+        manifest: Manifest,
+        parts: Vec<Part>,
+        identities: Identities,
+        progress: Progress,
+    ) -> Result<Self, RestoreError> {
         let parts = restore::chosen(&manifest, parts, |part| &part.name)?;
-        Ok(Self { target: target.clone(), manifest, parts, progress })
+        Ok(Self { target: target.clone(), manifest, parts, identities, progress })
     }
 
     /// Carries it out. One component that fails does not keep the others from being tried.
@@ -285,7 +293,7 @@ impl Drill {
     async fn attempt(&self, restorer: &Arc<dyn Restorer>, to: Destination, notes: &mut Restored, cancel: &CancellationToken) -> Outcome {
         let part = restore::Part { restorer: restorer.clone(), options: RestoreOptions { to, ..RestoreOptions::default() } };
         let restored = async {
-            let restore = Restore::new(&self.target, self.manifest.clone(), vec![part], self.progress.clone())?;
+            let restore = Restore::new(&self.target, self.manifest.clone(), vec![part], self.identities.clone(), self.progress.clone())?;
             restore.plan().await?;
             restore.execute(None, cancel).await
         };

@@ -20,6 +20,9 @@ pub(super) fn text(manifest: &Manifest, components: &[&Component]) -> String {
         told(&manifest.tool),
         told(&manifest.host)
     );
+    if manifest.is_encrypted() {
+        text.push_str("\nThe backup is encrypted; these files are not any more: keep them where only you can read them, and remove them in the end.\n");
+    }
     for component in components {
         match component.kind {
             Kind::Postgres => postgres(component, &mut text),

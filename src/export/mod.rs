@@ -1,4 +1,4 @@
-//! A backup as plain files: verified, decompressed, with the stock commands that restore just these.
+//! A backup as plain files: verified, decrypted, decompressed, with the stock commands that restore just these.
 
 mod instructions;
 
@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chain;
 use crate::component::ArtifactOpener;
+use crate::encryption::Identities;
 use crate::fetch;
-use crate::manifest::{Artifact, Component, ComponentStatus, Manifest, hex};
+use crate::manifest::{Artifact, Component, ComponentStatus, Encryption, Manifest, hex};
 use crate::name::{BackupName, ComponentName};
 use crate::pipeline::{Progress, UnpackError};
 use crate::storage::Target;
@@ -81,12 +82,13 @@ pub async fn export(
     manifest: &Manifest,
     only: &[ComponentName],
     directory: &Path,
+    identities: Identities,
     progress: Progress,
     cancel: &CancellationToken,
 ) -> Result<Exported, ExportError> {
     let components = chosen(manifest, only)?;
     let made = prepare(directory, components.iter().map(|c| c.raw_bytes()).sum()).await?;
-    let open = fetch::opener(target.clone(), manifest.name.clone(), progress);
+    let open = fetch::opener(target.clone(), manifest.name.clone(), identities, progress);
     let written = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(ExportError::Cancelled),
@@ -173,10 +175,11 @@ async fn write(open: &ArtifactOpener, manifest: &Manifest, components: &[&Compon
     Ok(exported)
 }
 
-/// The path of an artifact's content: that of the stored object without the suffix of its compression.
+/// The path of an artifact's content: that of the stored object without the suffixes of its encryption and its compression.
 fn plain_path(artifact: &Artifact) -> String {
     let path = artifact.path.to_string();
-    path.strip_suffix(artifact.encoding.suffix()).map_or(path.clone(), str::to_owned)
+    let compressed = path.strip_suffix(artifact.encryption.map_or("", Encryption::suffix)).unwrap_or(&path);
+    compressed.strip_suffix(artifact.encoding.suffix()).unwrap_or(compressed).to_owned()
 }
 
 /// The SHA-256 of what was written.

@@ -15,6 +15,7 @@ use super::transfer::Transfer;
 use crate::catalog::Catalog;
 use crate::chain::describe;
 use crate::component::Source;
+use crate::encryption::Lock;
 use crate::name::{ArtifactPath, BackupName};
 use crate::storage::{Copy, StorageError};
 
@@ -38,6 +39,19 @@ pub(super) async fn or_store(source: &dyn Source, transfer: Transfer, asked: boo
         }
     }
     outcome
+}
+
+/// What the artifacts of a source that says `identity` are known by, when a run that died has stored them; `None`: it is read in any case.
+///
+/// The record of them lies in the target, where somebody else may have put it: nothing is taken from there to be signed. Nor does it tell
+/// to which passphrase they are encrypted.
+pub(super) fn identity(identity: Option<String>, lock: Option<&Lock>, signed: bool) -> Option<String> {
+    match lock {
+        _ if signed => None,
+        None => identity,
+        Some(Lock::Passphrase(_)) => None,
+        Some(lock) => identity.map(|identity| format!("{identity} to {}", lock.recipients().join(" "))),
+    }
 }
 
 /// Copies the artifacts of `part`, which the run of `from` has stored, in every open lane.
@@ -99,7 +113,7 @@ async fn copy(transfer: &Transfer, lane: &Lane, from: &BackupName, part: &Part) 
                 from: &layout.artifact(from, &artifact.path),
                 to: &layout.artifact(&transfer.backup, &artifact.path),
                 bytes: artifact.stored_bytes,
-                content_type: artifact.encoding.content_type().unwrap_or(artifact.format.content_type()),
+                content_type: artifact.content_type(),
                 stall: transfer.stall,
             };
             target.copy(&copy, &stop).await?;
@@ -133,5 +147,30 @@ pub(super) async fn clear(lane: &Lane, left: &Record) {
     };
     if let Err(error) = clear.await {
         tracing::debug!("{}; it is removed a day from now", describe(&error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encryption::{EncryptionOptions, KeyPair, To};
+
+    #[test]
+    fn what_is_signed_or_encrypted_otherwise_is_read_again() {
+        let source = || Some("digest".to_owned());
+        let pairs = [KeyPair::generate(), KeyPair::generate()];
+        let to = |pairs: &[KeyPair]| {
+            let to = To::Recipients(pairs.iter().map(|pair| pair.recipient().parse().expect("a key")).collect());
+            EncryptionOptions { to, ..EncryptionOptions::default() }.lock().expect("a lock")
+        };
+        let passphrase = EncryptionOptions::by_passphrase("x").lock().expect("a lock");
+        assert_eq!(identity(source(), None, false), source());
+        let (one, both) = (identity(source(), to(&pairs[..1]).as_ref(), false), identity(source(), to(&pairs).as_ref(), false));
+        assert!(one.is_some() && both.is_some() && one != both && one != source() && both != source());
+        assert_eq!(one, identity(source(), to(&pairs[..1]).as_ref(), false));
+        for (lock, signed) in [(passphrase, false), (None, true), (to(&pairs), true)] {
+            assert_eq!(identity(source(), lock.as_ref(), signed), None);
+        }
+        assert_eq!(identity(None, to(&pairs).as_ref(), false), None);
     }
 }

@@ -46,7 +46,9 @@ pub(super) async fn store(source: &dyn Source, transfer: Transfer, asked: bool) 
             artifacts.extend(group.map_err(|e| (explain(&e, e.advice()), false))?);
         }
         fingerprint = notes.take_fingerprint();
-        if let Some(large) = fingerprint.take_if(|f| f.to_string().len() > INLINE_FINGERPRINT) {
+        // the manifest is what is left in the clear
+        let secret = transfer.lock.is_some();
+        if let Some(large) = fingerprint.take_if(|f| secret || f.to_string().len() > INLINE_FINGERPRINT) {
             let kept = transfer.run(beside(&large), &mut stored).await;
             artifacts.extend(kept.map_err(|e| (explain(&e, e.advice()), false))?);
         }

@@ -162,6 +162,7 @@ mod tests {
     use crate::manifest::Encoding;
     use crate::pipeline::Codec;
     use crate::retention::Policy;
+    use crate::signature::Authenticity;
     use crate::storage::{Access, Location, S3Options, TargetOptions};
 
     fn job(targets: &[(&str, &Path)]) -> Job {
@@ -177,6 +178,8 @@ mod tests {
             targets: targets.iter().map(open).collect(),
             policy: Policy::default(),
             codec: Codec::new(Encoding::None, 0).expect("a codec"),
+            lock: None,
+            authenticity: Authenticity::default(),
             stall_timeout: Duration::from_secs(60),
             timeout: None,
         }

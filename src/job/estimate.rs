@@ -25,6 +25,7 @@ mod tests {
             path: "media/media.tar.gz".parse().expect("a path"),
             format: Format::Tar,
             encoding: Encoding::Gzip,
+            encryption: None,
             database: None,
             raw_bytes: 1 << 40,
             stored_bytes,
@@ -55,6 +56,7 @@ mod tests {
             slot: None,
             only: Vec::new(),
             replaced_by: None,
+            recipients: Vec::new(),
             components: vec![component],
         }
     }

@@ -228,6 +228,7 @@ mod tests {
             path: "media/media.tar.gz".parse().expect("a path"),
             format: Format::Tar,
             encoding: Encoding::Gzip,
+            encryption: None,
             database: None,
             raw_bytes: 1000,
             stored_bytes: 100,

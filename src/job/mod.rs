@@ -29,10 +29,12 @@ use crate::catalog::Catalog;
 use crate::chain::describe;
 use crate::clock::Clock;
 use crate::component::Source;
-use crate::manifest::{self, ComponentStatus, FORMAT, Manifest, Status};
+use crate::encryption::Lock;
+use crate::manifest::{self, ComponentStatus, FORMAT, FORMAT_ENCRYPTED, Manifest, Status};
 use crate::name::{ArtifactPath, BackupName, ComponentName, JobName, TargetName};
 use crate::pipeline::{Codec, Engine};
 use crate::retention::Policy;
+use crate::signature::Authenticity;
 use crate::storage::{Lease, StorageError, Target};
 
 use component::{Outcome, failed};
@@ -51,8 +53,18 @@ pub struct Job {
     pub targets: Vec<(TargetName, Result<Target, StorageError>)>,
     pub policy: Policy,
     pub codec: Codec,
+    /// What every artifact is encrypted with; `None`: nothing is encrypted.
+    pub lock: Option<Lock>,
+    /// By whom manifests are signed, and whose are believed.
+    pub authenticity: Authenticity,
     pub stall_timeout: Duration,
     pub timeout: Option<Duration>,
+}
+
+impl Job {
+    fn catalog(&self, target: &Target) -> Catalog {
+        Catalog::new(target.clone()).with(&self.authenticity)
+    }
 }
 
 /// What is asked of a run.
@@ -184,7 +196,7 @@ impl Run<'_> {
     async fn refuse_served_slot(&self) -> Result<(), JobError> {
         let Some(slot) = self.request.slot else { return Ok(()) };
         for lane in &self.lanes {
-            match Catalog::new(lane.target().clone()).last_complete(&self.job.name, self.clock.now()).await {
+            match self.job.catalog(lane.target()).last_complete(&self.job.name, self.clock.now()).await {
                 Ok(Some(last)) if last >= slot => return Err(JobError::Served(slot)),
                 Ok(_) => {}
                 Err(error) => lane.fail(&error),
@@ -225,7 +237,7 @@ impl Run<'_> {
         // unlike any other, so that one whose answer was lost is known again
         let claim = format!("# {} process {} is at work on this backup: {}\n", host(), std::process::id(), uuid::Uuid::new_v4());
         for (at, lane) in self.lanes.iter().enumerate().filter(|(_, lane)| lane.failure().is_none()) {
-            match Catalog::new(lane.target().clone()).claim(name, claim.clone()).await {
+            match self.job.catalog(lane.target()).claim(name, claim.clone()).await {
                 Ok(()) => {}
                 Err(StorageError::Occupied { .. }) => {
                     self.give_up(name, &self.lanes[..at]).await;
@@ -272,7 +284,7 @@ impl Run<'_> {
     /// The newest complete backup of the job, in whichever target tells first. Only for estimates: without it, they are worse.
     async fn last_backup(&self) -> Option<Arc<Manifest>> {
         for lane in self.lanes.iter().filter(|l| l.failure().is_none()) {
-            match Catalog::new(lane.target().clone()).newest(&self.job.name).await {
+            match self.job.catalog(lane.target()).newest(&self.job.name).await {
                 Ok(Some(manifest)) => return Some(Arc::new(manifest)),
                 Ok(None) => {}
                 // whether the target works, the run itself will tell
@@ -301,12 +313,13 @@ impl Run<'_> {
                 lanes: self.lanes.clone(),
                 engine: self.engine.clone(),
                 codec: self.job.codec,
+                lock: self.job.lock.clone(),
                 stall: self.job.stall_timeout,
                 last: last.clone(),
                 cancel: cancel.clone(),
             };
             let asked = self.request.only.contains(source.name());
-            let identity = source.identity();
+            let identity = adopt::identity(source.identity(), self.job.lock.as_ref(), self.job.authenticity.signer.is_some());
             let part = left.as_ref().zip(identity.as_ref()).and_then(|(left, identity)| {
                 let part = left.part(source.name(), identity, self.job.codec, &host(), self.clock.now())?;
                 Some((left.backup.clone(), part.clone()))
@@ -375,7 +388,7 @@ impl Run<'_> {
             only.clear();
         }
         Manifest {
-            format: FORMAT,
+            format: if self.job.lock.is_some() { FORMAT_ENCRYPTED } else { FORMAT },
             job: self.job.name.clone(),
             created: name.created(),
             name,
@@ -386,6 +399,7 @@ impl Run<'_> {
             slot: self.request.slot,
             only,
             replaced_by: self.request.replaced_by.clone(),
+            recipients: self.job.lock.as_ref().map(Lock::recipients).unwrap_or_default(),
             components,
         }
     }
@@ -413,7 +427,7 @@ impl Run<'_> {
                 retract(lane, manifest, unsure).await;
             }
         } else if manifest.status == Status::Complete && self.request.replaced_by.is_none() {
-            let catalog = Catalog::new(lane.target().clone());
+            let catalog = self.job.catalog(lane.target());
             let outcome = prune(&catalog, &self.job.name, &self.job.policy, self.clock.now()).await;
             removed = outcome.removed;
             report.prune_failures = outcome.failures;
@@ -423,7 +437,7 @@ impl Run<'_> {
 
     async fn commit(&self, lane: &Lane, lease: &Lease, manifest: &Manifest) -> Result<(), StorageError> {
         lease.confirm().await?;
-        Catalog::new(lane.target().clone()).commit(manifest).await?;
+        self.job.catalog(lane.target()).commit(manifest).await?;
         // it may have taken long: see the lease's own words on that
         lease.ratify().await?;
         tracing::info!(backup = %manifest.name, target = %lane.target().name(), status = ?manifest.status, "backup committed");

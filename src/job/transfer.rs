@@ -10,7 +10,8 @@ use super::estimate;
 use super::lane::Lane;
 use crate::chain;
 use crate::component::{Artifact, ComponentError};
-use crate::manifest;
+use crate::encryption::{self, Lock};
+use crate::manifest::{self, Encryption};
 use crate::name::{ArtifactPath, BackupName, ComponentName, NameError};
 use crate::pipeline::{Codec, Engine, PackError, PackOptions, Packed, Packer};
 use crate::storage::{PIECE, Shape, Upload};
@@ -55,6 +56,8 @@ pub(super) struct Transfer {
     pub(super) lanes: Vec<Arc<Lane>>,
     pub(super) engine: Engine,
     pub(super) codec: Codec,
+    /// What to encrypt with; `None`: nothing is encrypted.
+    pub(super) lock: Option<Lock>,
     pub(super) stall: Duration,
     /// The job's backup before this one.
     pub(super) last: Option<Arc<manifest::Manifest>>,
@@ -74,11 +77,13 @@ impl Transfer {
         artifact: Artifact,
         stored: &mut Vec<ArtifactPath>,
     ) -> Result<Option<manifest::Artifact>, TransferError> {
-        let path = ArtifactPath::new(&self.component, &format!("{}{}", artifact.file, self.codec.encoding.suffix()))?;
+        let (encoding, encryption) = (self.codec.encoding, self.lock.as_ref().map(|_| Encryption::Age));
+        let suffix = encryption.map_or("", Encryption::suffix);
+        let path = ArtifactPath::new(&self.component, &format!("{}{}{suffix}", artifact.file, encoding.suffix()))?;
         let lanes: Vec<_> = self.lanes.iter().filter(|l| l.is_open()).cloned().collect();
         let mut options = PackOptions {
             codec: self.codec,
-            estimate: estimate::stored_bytes(artifact.estimate, &path, self.codec.encoding, self.last.as_deref()),
+            estimate: estimate::stored_bytes(self.estimate(artifact.estimate), &path, encoding, self.last.as_deref()),
             max_parts: lanes.iter().filter_map(|l| l.target().max_parts()).min(),
             part_size: lanes.iter().filter_map(|l| l.target().part_size()).max(),
             stall: self.stall,
@@ -89,6 +94,11 @@ impl Transfer {
             shape.piece = shape.piece.min(PIECE);
             (options.part_size, options.max_parts) = (Some(shape.piece), None);
         }
+        let pack = |source| TransferError::Pack { path: path.clone(), source };
+        let seal = match &self.lock {
+            Some(lock) => Some(self.or_cancelled(self.engine.seal(lock)).await?.map_err(pack)?),
+            None => None,
+        };
         // the budget first: a source that is opened before its turn would hold its snapshot, and a stall timer, for nothing
         let admission = self.or_cancelled(self.engine.admit(options)).await?;
         let bytes = match self.or_cancelled(tokio::time::timeout(self.stall, artifact.open)).await? {
@@ -97,7 +107,7 @@ impl Transfer {
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => return Err(TransferError::Idle { path, after: self.stall }),
         };
-        let mut packer = Packer::new(&self.engine, bytes, options, admission);
+        let mut packer = Packer::new(&self.engine, bytes, options, admission, seal);
         stored.push(path.clone());
         let mut legs: Vec<Leg> = lanes.into_iter().map(|lane| self.leg(lane, &path, artifact.format.content_type(), shape)).collect();
         let packed = match self.pump(&mut packer, &mut legs, &path).await {
@@ -120,13 +130,25 @@ impl Transfer {
             return Err(TransferError::NoLane(path));
         }
         let Packed { raw_bytes, stored_bytes, sha256, blake3 } = packed;
-        let (format, encoding, database) = (artifact.format, self.codec.encoding, artifact.database);
-        Ok(Some(manifest::Artifact { path, format, encoding, database, raw_bytes, stored_bytes, sha256, blake3 }))
+        let (format, database) = (artifact.format, artifact.database);
+        Ok(Some(manifest::Artifact { path, format, encoding, encryption, database, raw_bytes, stored_bytes, sha256, blake3 }))
+    }
+
+    /// Of what a source says, with what encryption adds.
+    fn estimate(&self, raw: Option<u64>) -> Option<u64> {
+        match &self.lock {
+            Some(lock) => raw.map(|bytes| encryption::sealed_bytes(bytes, lock.recipients().len())),
+            None => raw,
+        }
     }
 
     fn leg(&self, lane: Arc<Lane>, path: &ArtifactPath, content_type: &'static str, shape: Shape) -> Leg {
         let key = lane.target().layout().artifact(&self.backup, path);
-        let content_type = self.codec.encoding.content_type().unwrap_or(content_type);
+        let content_type = match &self.lock {
+            // there is none of age's own
+            Some(_) => "application/octet-stream",
+            None => self.codec.encoding.content_type().unwrap_or(content_type),
+        };
         let upload = Upload::start(lane.target(), key, content_type, shape, self.stall, lane.closed());
         Leg { lane, upload }
     }

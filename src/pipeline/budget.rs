@@ -61,6 +61,18 @@ impl Budget {
         }
     }
 
+    /// Room for `bytes` that are no blocks and are needed for a moment, as far as the budget goes; to be asked for by who holds nothing yet.
+    ///
+    /// It is admitted like a stream first: what streams hold back beside it leaves that much free, so that it comes.
+    pub(super) async fn set_aside(&self, bytes: usize) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+        let blocks = u32::try_from(bytes.div_ceil(BLOCK).min(self.largest_part / BLOCK / 2)).unwrap_or(u32::MAX);
+        if blocks == 0 {
+            return None;
+        }
+        let admission = acquire(&self.parts, blocks).await;
+        Some((admission, acquire(&self.blocks, blocks).await))
+    }
+
     /// The blocks of all streams, to be held while one runs.
     pub(super) fn pool(&self) -> Arc<Pool> {
         let mut shared = self.pool.lock().unwrap_or_else(PoisonError::into_inner);

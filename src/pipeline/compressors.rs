@@ -138,9 +138,9 @@ impl Compressors {
         Ok(compressors)
     }
 
-    /// The chunks of one stream.
-    pub(super) fn stream(self: &Arc<Self>, codec: Codec) -> Stream {
-        Stream { compressors: Arc::clone(self), codec, number: self.streams.fetch_add(1, Ordering::Relaxed) }
+    /// The chunks of one stream. `apart`: what is stored for a chunk is never the chunk itself.
+    pub(super) fn stream(self: &Arc<Self>, codec: Codec, apart: bool) -> Stream {
+        Stream { compressors: Arc::clone(self), codec, apart, number: self.streams.fetch_add(1, Ordering::Relaxed) }
     }
 }
 
@@ -155,23 +155,30 @@ impl Drop for Compressors {
 pub(super) struct Stream {
     compressors: Arc<Compressors>,
     codec: Codec,
+    apart: bool,
     number: u64,
 }
 
 impl Stream {
     /// Compresses `raw` when its turn has come; `buffer` is for what is stored.
     pub(super) fn compress(&self, raw: Block, buffer: Vec<u8>) -> EncodingChunk {
-        let (done, chunk) = oneshot::channel();
-        if self.codec.encoding == Encoding::None {
-            // there is nothing to do; that nobody waits for it any more is no fault
-            let _ = done.send(Ok(Encoded { raw, stored: None }));
-        } else {
-            let shared = &self.compressors.shared;
-            shared.queue().push(self.number, Job { codec: self.codec, raw, buffer, done });
-            shared.arrived.notify_one();
+        if self.codec.encoding == Encoding::None && !self.apart {
+            return nothing(raw);
         }
+        let (done, chunk) = oneshot::channel();
+        let shared = &self.compressors.shared;
+        shared.queue().push(self.number, Job { codec: self.codec, raw, buffer, done });
+        shared.arrived.notify_one();
         chunk
     }
+}
+
+/// A chunk with which there is nothing to do.
+pub(super) fn nothing(raw: Block) -> EncodingChunk {
+    let (done, chunk) = oneshot::channel();
+    // that nobody waits for it any more is no fault
+    let _ = done.send(Ok(Encoded { raw, stored: None }));
+    chunk
 }
 
 fn work(shared: &Shared) {

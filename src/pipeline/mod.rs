@@ -1,8 +1,8 @@
 //! From a source's bytes to stored bytes ([`Packer`]), and back ([`unpack`]).
 //!
 //! ```text
-//! source → chunks → compress (threads of its own, side by side) → BLAKE3 of raw, SHA-256 of stored → parts, in stream order
-//! stored → decompress → raw, whose end comes only after both hashes matched: SHA-256 and BLAKE3, computed beside it
+//! source → chunks → compress (threads of its own, side by side) → encrypt → BLAKE3 of raw, SHA-256 of stored → parts, in stream order
+//! stored → decrypt → decompress → raw, whose end comes only after both hashes matched: SHA-256 and BLAKE3, computed beside it
 //! ```
 //!
 //! Every byte in flight is drawn from one [`Budget`], so that memory does not grow with the size of the data.
@@ -17,6 +17,7 @@ mod encode;
 mod gzip;
 mod pack;
 mod parts;
+mod seal;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -27,4 +28,4 @@ pub use codec::{Codec, Decoder};
 pub use encode::Encoder;
 pub use pack::{Admission, PackError, PackOptions, Packed, Packer};
 pub use survey::{Surveyed, survey};
-pub use unpack::{UnpackError, unpack};
+pub use unpack::{UnpackError, read_over, unpack};

@@ -1,4 +1,4 @@
-//! A source's stream on its way to storage: read in chunks, compressed side by side, hashed, cut into parts.
+//! A source's stream on its way to storage: read in chunks, compressed side by side, encrypted, hashed, cut into parts.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -14,8 +14,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::block::{BLOCK, Block};
 use super::budget::{Budget, Engine, Progress};
 use super::codec::Codec;
-use super::compressors::{Encoded, EncodingChunk};
+use super::compressors::{self, Encoded, EncodingChunk};
 use super::parts::PartSizes;
+use super::seal::{self, Sealed, Sealer};
+use crate::encryption::{EncryptionError, Lock, Seal};
 use crate::manifest::hex;
 
 /// Bytes that are compressed as one. A member of this size costs 0.2 to 0.35 % of the ratio. What is stored for a chunk, compressed or not,
@@ -31,6 +33,10 @@ pub enum PackError {
     Stalled(Duration),
     #[error("compress")]
     Encode(#[source] io::Error),
+    #[error("encrypt")]
+    Encrypt(#[source] io::Error),
+    #[error("begin to encrypt")]
+    Seal(#[source] EncryptionError),
     #[error("a compression thread panicked")]
     Compressor,
     #[error("start the compression threads")]
@@ -54,8 +60,8 @@ pub struct Packed {
     pub blake3: String,
 }
 
-/// A chunk that is being compressed; none at the end; or the error in place of it.
-type Pending = Result<Option<EncodingChunk>, PackError>;
+/// A chunk that is being compressed, and whether it is known to be the last; none at the end; or the error in place of it.
+type Pending = Result<Option<(EncodingChunk, bool)>, PackError>;
 
 #[derive(Default)]
 struct Hashers {
@@ -90,6 +96,17 @@ impl Engine {
         let sizes = PartSizes { base, largest: self.budget.largest_part(), max_parts: options.max_parts };
         Admission { sizes, permit: self.budget.admit(base).await }
     }
+
+    /// A key for one stream. The memory that this takes is taken from the budget: to be asked for before the stream is admitted.
+    ///
+    /// # Errors
+    /// [`PackError::Seal`] and [`PackError::Thread`].
+    pub async fn seal(&self, lock: &Lock) -> Result<Seal, PackError> {
+        let _room = self.budget.set_aside(lock.memory()).await;
+        let lock = lock.clone();
+        let sealing = tokio::task::spawn_blocking(move || lock.seal());
+        sealing.await.map_err(PackError::Thread)?.map_err(PackError::Seal)
+    }
 }
 
 /// Packs one stream; pulled by whoever stores the parts.
@@ -100,6 +117,7 @@ pub struct Packer {
     /// Reads ahead; ends with the packer.
     _reader: AbortOnDropHandle<()>,
     hashers: Option<Hashers>,
+    sealer: Option<Sealer>,
     sizes: PartSizes,
     parts: u32,
     /// Of the next part: what is final, then the block that is being filled.
@@ -117,17 +135,32 @@ pub struct Packer {
 }
 
 impl Packer {
-    /// Packs `source`, whose parts were admitted to the budget.
-    pub fn new(engine: &Engine, source: impl AsyncRead + Send + Unpin + 'static, options: PackOptions, admission: Admission) -> Self {
+    /// Packs `source`, whose parts were admitted to the budget; encrypted, if there is a `seal`.
+    pub fn new(
+        engine: &Engine,
+        source: impl AsyncRead + Send + Unpin + 'static,
+        options: PackOptions,
+        admission: Admission,
+        seal: Option<Seal>,
+    ) -> Self {
         let Admission { sizes, permit } = admission;
         let (sender, chunks) = mpsc::channel(engine.threads);
         let (spent, spare) = std::sync::mpsc::channel();
-        let reader = Reader { engine: engine.clone(), source, codec: options.codec, stall: options.stall, chunks: sender, spare };
+        let reader = Reader {
+            engine: engine.clone(),
+            source,
+            codec: options.codec,
+            stall: options.stall,
+            chunks: sender,
+            spare,
+            sealed: seal.is_some(),
+        };
         Self {
             chunks,
             spent,
             _reader: AbortOnDropHandle::new(tokio::spawn(reader.run())),
             hashers: Some(Hashers::default()),
+            sealer: seal.map(Sealer::new),
             sizes,
             parts: 0,
             pending: Vec::new(),
@@ -149,7 +182,10 @@ impl Packer {
         let full = self.part_size();
         while self.pending_len < full && !self.ended {
             match self.chunks.recv().await.ok_or(PackError::Reader)?? {
-                Some(chunk) => self.add(chunk.await.map_err(|_| PackError::Compressor)?.map_err(PackError::Encode)?).await?,
+                Some((chunk, last)) => {
+                    let encoded = chunk.await.map_err(|_| PackError::Compressor)?.map_err(PackError::Encode)?;
+                    self.add(encoded, last).await?;
+                }
                 None => self.ended = true,
             }
         }
@@ -173,34 +209,33 @@ impl Packer {
     pub fn finish(mut self) -> Packed {
         assert!(self.ended, "the stream has not been read to its end");
         let hashers = self.hashers.take().unwrap_or_default();
+        let stored = match self.sealer.take() {
+            Some(sealer) => sealer.finish().expect("a stream that was read to its end was sealed"),
+            None => hashers.stored,
+        };
         Packed {
             raw_bytes: self.raw_bytes,
             stored_bytes: self.stored_bytes,
-            sha256: hex(&hashers.stored.finalize()),
+            sha256: hex(&stored.finalize()),
             blake3: hashers.raw.finalize().to_hex().to_string(),
         }
     }
 
-    async fn add(&mut self, encoded: Encoded) -> Result<(), PackError> {
+    async fn add(&mut self, encoded: Encoded, last: bool) -> Result<(), PackError> {
         let raw_len = encoded.raw.len() as u64;
         let (mut hashers, tail) = (self.hashers.take().unwrap_or_default(), self.tail.take());
-        let hashing = tokio::task::spawn_blocking(move || {
+        let mut sealer = self.sealer.take();
+        let working = tokio::task::spawn_blocking(move || {
             hashers.raw.update(encoded.raw.as_ref());
-            let stored = encoded.stored.as_ref().map_or(encoded.raw.as_ref(), |s| &s.buffer[..s.length]);
-            hashers.stored.update(stored);
-            let length = stored.len();
-            let (full, tail, buffer) = match encoded.stored {
-                None => (tail.into_iter().chain([encoded.raw]).collect(), None, None),
-                Some(stored) => {
-                    let (full, tail) = append(tail, &stored.buffer[..stored.length], encoded.raw);
-                    (full, Some(tail), Some(stored.buffer))
-                }
+            let done = match &mut sealer {
+                Some(sealer) => seal(sealer, encoded, last, tail)?,
+                None => store(&mut hashers.stored, encoded, tail),
             };
-            (hashers, length, full, tail, buffer)
+            Ok((hashers, sealer, done))
         });
-        let (hashers, length, full, tail, buffer): (_, _, Vec<Block>, _, _) = hashing.await.map_err(PackError::Thread)?;
-        self.hashers = Some(hashers);
-        self.tail = tail;
+        let (hashers, sealer, done) = working.await.map_err(PackError::Thread)?.map_err(PackError::Encrypt)?;
+        let (Sealed { full, tail, length }, buffer) = done;
+        (self.hashers, self.sealer, self.tail) = (Some(hashers), sealer, tail);
         self.pending.extend(full.into_iter().map(Block::freeze));
         self.raw_bytes += raw_len;
         self.progress.0.fetch_add(raw_len, Ordering::Relaxed);
@@ -234,6 +269,27 @@ impl Packer {
     }
 }
 
+/// Hashes what is stored for a chunk, and puts it behind `tail`; the buffer that is free now.
+fn store(sha256: &mut Sha256, encoded: Encoded, tail: Option<Block>) -> (Sealed, Option<Vec<u8>>) {
+    let bytes = encoded.stored.as_ref().map_or(encoded.raw.as_ref(), |s| &s.buffer[..s.length]);
+    sha256.update(bytes);
+    let length = bytes.len();
+    match encoded.stored {
+        None => (Sealed { full: tail.into_iter().chain([encoded.raw]).collect(), tail: None, length }, None),
+        Some(stored) => {
+            let (full, tail) = append(tail, &stored.buffer[..stored.length], encoded.raw);
+            (Sealed { full, tail: Some(tail), length }, Some(stored.buffer))
+        }
+    }
+}
+
+/// Encrypts what is stored for a chunk; the buffer that is free now. A chunk of no bytes may come at the end, only to end the stream.
+fn seal(sealer: &mut Sealer, encoded: Encoded, last: bool, tail: Option<Block>) -> io::Result<(Sealed, Option<Vec<u8>>)> {
+    let plain = encoded.stored.as_ref().map_or(&[][..], |s| &s.buffer[..s.length]);
+    let sealed = sealer.add(plain, last, tail, encoded.raw)?;
+    Ok((sealed, encoded.stored.map(|s| s.buffer)))
+}
+
 /// Appends `stored` to `tail`; what does not fit goes into `spare`, whose content is no longer needed. The full block, if there is one, and
 /// the one to go on with.
 fn append(tail: Option<Block>, stored: &[u8], mut spare: Block) -> (Vec<Block>, Block) {
@@ -258,6 +314,8 @@ struct Reader<R> {
     stall: Duration,
     chunks: mpsc::Sender<Pending>,
     spare: std::sync::mpsc::Receiver<Vec<u8>>,
+    /// What comes out of the compression is encrypted.
+    sealed: bool,
 }
 
 impl<R: AsyncRead + Send + Unpin + 'static> Reader<R> {
@@ -274,18 +332,23 @@ impl<R: AsyncRead + Send + Unpin + 'static> Reader<R> {
     /// Full chunks, but for the last. A stream of no bytes is one empty chunk: an empty member is a valid file, no bytes are not. `None`
     /// when nobody waits for them any more.
     async fn read(&mut self) -> Result<Option<()>, PackError> {
-        let compressors = self.engine.compressors().map_err(PackError::Threads)?.stream(self.codec);
+        let compressors = self.engine.compressors().map_err(PackError::Threads)?.stream(self.codec, self.sealed);
         let pool = self.engine.budget.pool();
         let mut any = false;
         loop {
             let mut raw = self.engine.budget.block(&pool).await.map_err(PackError::Memory)?;
             let ended = self.fill(&mut raw).await?;
-            if raw.len() > 0 || !any {
+            let chunk = if raw.len() > 0 || !any {
                 any = true;
-                let encoding = compressors.compress(raw, self.spare.try_recv().unwrap_or_default());
-                if self.chunks.send(Ok(Some(encoding))).await.is_err() {
-                    return Ok(None);
-                }
+                Some(compressors.compress(raw, self.spare.try_recv().unwrap_or_default()))
+            } else {
+                // what was kept back for its end needs a block, too
+                self.sealed.then(|| compressors::nothing(raw))
+            };
+            if let Some(chunk) = chunk
+                && self.chunks.send(Ok(Some((chunk, ended)))).await.is_err()
+            {
+                return Ok(None);
             }
             if ended {
                 return Ok(Some(()));
@@ -295,8 +358,9 @@ impl<R: AsyncRead + Send + Unpin + 'static> Reader<R> {
 
     /// Reads a whole chunk, if there is as much; whether the source has ended.
     async fn fill(&mut self, chunk: &mut Block) -> Result<bool, PackError> {
-        while chunk.len() < CHUNK {
-            let left = CHUNK - chunk.len();
+        let full = if self.sealed { seal::CHUNK } else { CHUNK };
+        while chunk.len() < full {
+            let left = full - chunk.len();
             let read = tokio::time::timeout(self.stall, self.source.read(&mut chunk.space()[..left])).await;
             match read.map_err(|_| PackError::Stalled(self.stall))?.map_err(PackError::Read)? {
                 0 => return Ok(true),

@@ -14,7 +14,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::*;
 use crate::chain;
+use crate::encryption::{Identities, Lock};
 use crate::manifest::{Artifact, Encoding, Format};
+
+mod sealed;
 
 const MIB: usize = 1 << 20;
 
@@ -39,8 +42,21 @@ async fn pack(
     source: impl AsyncRead + Send + Unpin + 'static,
     options: PackOptions,
 ) -> Result<(Vec<Vec<u8>>, Packed), PackError> {
+    pack_with(engine, source, options, None).await
+}
+
+async fn pack_with(
+    engine: &Engine,
+    source: impl AsyncRead + Send + Unpin + 'static,
+    options: PackOptions,
+    lock: Option<&Lock>,
+) -> Result<(Vec<Vec<u8>>, Packed), PackError> {
+    let seal = match lock {
+        Some(lock) => Some(engine.seal(lock).await?),
+        None => None,
+    };
     let admission = engine.admit(options).await;
-    let mut packer = Packer::new(engine, source, options, admission);
+    let mut packer = Packer::new(engine, source, options, admission, seal);
     let mut parts = Vec::new();
     while let Some(part) = packer.next().await? {
         parts.push(part.concat());
@@ -53,6 +69,7 @@ fn artifact(encoding: Encoding, packed: &Packed) -> Artifact {
         path: "media/media.tar".parse().expect("a path"),
         format: Format::Tar,
         encoding,
+        encryption: None,
         database: None,
         raw_bytes: packed.raw_bytes,
         stored_bytes: packed.stored_bytes,
@@ -64,7 +81,7 @@ fn artifact(encoding: Encoding, packed: &Packed) -> Artifact {
 async fn read_back(artifact: &Artifact, stored: Vec<u8>) -> io::Result<Vec<u8>> {
     let chunks: Vec<io::Result<Bytes>> = stored.chunks(100_000).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
     let mut raw = Vec::new();
-    unpack(artifact, stream::iter(chunks)).read_to_end(&mut raw).await.map(|_| raw)
+    unpack(artifact, &Identities::default(), stream::iter(chunks)).read_to_end(&mut raw).await.map(|_| raw)
 }
 
 fn engine() -> Engine {
@@ -188,7 +205,7 @@ async fn a_target_that_is_much_slower_than_the_source_holds_no_more_than_the_bud
     let (engine, options) = (engine(), options(Encoding::None));
     let source = AsyncReadExt::take(tokio::io::repeat(7), 64 << 20);
     let admission = engine.admit(options).await;
-    let mut packer = Packer::new(&engine, source, options, admission);
+    let mut packer = Packer::new(&engine, source, options, admission, None);
     let (out, mut parts) = tokio::sync::mpsc::unbounded_channel();
     let packing = tokio::spawn(async move {
         while let Some(part) = packer.next().await.expect("packed") {
@@ -259,7 +276,10 @@ async fn a_stored_stream_that_breaks_is_out_of_reach_not_damaged() {
     let (parts, packed) = pack(&engine(), io::Cursor::new(sample(MIB)), options(Encoding::Gzip)).await.expect("packed");
     let chunks = vec![Ok(Bytes::from(parts.concat()).slice(..1000)), Err(io::Error::other("connection reset"))];
     let mut raw = Vec::new();
-    let error = unpack(&artifact(Encoding::Gzip, &packed), stream::iter(chunks)).read_to_end(&mut raw).await.expect_err("broken");
+    let error = unpack(&artifact(Encoding::Gzip, &packed), &Identities::default(), stream::iter(chunks))
+        .read_to_end(&mut raw)
+        .await
+        .expect_err("broken");
     assert!(matches!(chain::find(&error), Some(UnpackError::Fetch { .. })), "{error:?}");
 }
 

@@ -9,6 +9,7 @@ mod copy;
 mod damage;
 mod directory;
 mod drill;
+mod encryption;
 mod legacy;
 mod partial;
 mod postgres_restore;

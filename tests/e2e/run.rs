@@ -15,6 +15,7 @@ use backstay::manifest::{ComponentStatus, Encoding, Facts, Format, Kind, Status}
 use backstay::name::ComponentName;
 use backstay::pipeline::{Budget, Codec, Engine};
 use backstay::retention::Policy;
+use backstay::signature::Authenticity;
 use backstay::storage::{Access, Lease, Location, S3Options, Target, TargetOptions};
 use chrono::{TimeDelta, TimeZone, Utc};
 use tokio::io::AsyncReadExt;
@@ -122,6 +123,8 @@ impl House {
             targets: targets.iter().map(|t| (t.parse().expect("a name"), Ok(target(t, &self.path(t))))).collect(),
             policy: Policy { last: NonZeroU32::new(2), ..Policy::default() },
             codec: Codec::new(Encoding::Gzip, 1).expect("a codec"),
+            lock: None,
+            authenticity: Authenticity::default(),
             stall_timeout: self.stall,
             timeout: self.timeout,
         }

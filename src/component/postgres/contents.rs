@@ -170,6 +170,7 @@ mod tests {
             path: format!("pg/{file}").parse().expect("a path"),
             format,
             encoding: Encoding::Gzip,
+            encryption: None,
             database: database.map(str::to_owned),
             raw_bytes: 1,
             stored_bytes: 1,

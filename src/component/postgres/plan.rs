@@ -207,6 +207,7 @@ mod tests {
             path: "pg/app.dump".parse().expect("a path"),
             format: Format::PgCustom,
             encoding: Encoding::None,
+            encryption: None,
             database: Some("app".into()),
             raw_bytes,
             stored_bytes: raw_bytes,

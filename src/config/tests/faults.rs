@@ -266,12 +266,6 @@ fn components_have_what_they_need() {
 
 #[test]
 fn what_this_version_would_ignore_is_refused_and_harmless_without_a_value() {
-    let encryption = "encryption is not in this version; remove the key";
-    check(
-        "[encryption]\nrecipients = [\"age1x\"]\n",
-        &format!("2:14: encryption.recipients: {encryption}, so that nobody believes backups to be encrypted"),
-    );
-    check("[encryption]\nidentity_file = \"/k\"\n", &format!("2:17: encryption.identity_file: {encryption}"));
     check(
         "[notify]\nurls = [\"https://x\"]\n",
         "2:8: notify.urls: notifications are not in this version; remove the key, so that nobody waits for a message",
@@ -284,14 +278,33 @@ fn what_this_version_would_ignore_is_refused_and_harmless_without_a_value() {
         "[targets.a]\nurl = \"s3://b\"\n[targets.a.web_identity]\nrole = \"r\"\n",
         "3:1: targets.a.web_identity: web identity is not in this version; use access_key_id and secret_access_key",
     );
-    check_env(
-        "BACKSTAY__ENCRYPTION__RECIPIENTS",
-        "age1x",
-        &format!("BACKSTAY__ENCRYPTION__RECIPIENTS: {encryption}, so that nobody believes backups to be encrypted"),
-    );
     let empty = "[encryption]\nrecipients = []\nidentity_file = \"\"\n[notify]\nurls = [\"\"]\nlevel = \"warn\"\n[jobs.default]\ndrill = \"\"\n\
                  [postgres.a]\njobs = 1\n[targets.a]\nurl = \"file:///x\"\nprofile = \"\"\nweb_identity = {}\n";
     settings(empty, &[("BACKSTAY__NOTIFY__URLS", "")]);
+}
+
+#[test]
+fn what_nobody_could_decrypt_or_everybody_is_refused() {
+    let none = "is not an age public key; `backstay keygen` prints one (`age1…`, X25519)";
+    check("[encryption]\nrecipients = [\"age1x\"]\n", &format!("2:14: encryption.recipients: `age1x` {none}"));
+    check_env("BACKSTAY__ENCRYPTION__RECIPIENTS", "age1x", &format!("BACKSTAY__ENCRYPTION__RECIPIENTS: `age1x` {none}"));
+    let pair = crate::encryption::KeyPair::generate();
+    let secret = format!("[encryption]\nrecipients = [\"{}\"]\n", pair.identity().expose());
+    let fault = Scene::new(&secret, &[]).faults();
+    assert!(fault.contains("this is a secret identity") && !fault.contains(pair.identity().expose()), "{fault}");
+    let key = pair.recipient();
+    check(
+        &format!("[encryption]\npassphrase = \"x\"\nrecipients = [\"{key}\"]\n"),
+        "2:14: encryption.passphrase: cannot be used together with `recipients`: an age file has either",
+    );
+    let many = |of: &dyn Fn() -> String| (0..65).map(|_| format!("\"{}\"", of())).collect::<Vec<_>>().join(", ");
+    check(
+        &format!("[encryption]\nrecipients = [{}]\n", many(&|| crate::encryption::KeyPair::generate().recipient())),
+        "2:14: encryption.recipients: there are 65, and at most 64 can be",
+    );
+    // one that is named twice is one
+    let settings = settings(&format!("[encryption]\nrecipients = [{}]\n", many(&|| key.clone())), &[]);
+    assert_eq!(settings.encryption.lock().expect("a lock").expect("on").recipients(), [key]);
 }
 
 #[test]

@@ -61,6 +61,7 @@ fn stored_as(raw_bytes: usize, facts: Facts, open: impl Fn() -> ByteStream + Sen
         path: "media/media.tar".parse().expect("valid"),
         format: Format::Tar,
         encoding: Encoding::None,
+        encryption: None,
         database: None,
         raw_bytes: raw_bytes as u64,
         stored_bytes: raw_bytes as u64,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use backstay::component::postgres::{PostgresOptions, PostgresSource};
 use backstay::component::{ArtifactOpener, ByteStream, RunContext, Source, StoredComponent};
+use backstay::encryption::Identities;
 use backstay::manifest::{self, ComponentStatus, Encoding, Kind};
 use backstay::name::ArtifactPath;
 use backstay::pipeline::unpack;
@@ -51,6 +52,7 @@ impl Stored {
                 path: path.clone(),
                 format: artifact.format,
                 encoding: Encoding::None,
+                encryption: None,
                 database: artifact.database,
                 raw_bytes: raw.len() as u64,
                 stored_bytes: raw.len() as u64,
@@ -150,7 +152,7 @@ impl Stored {
                 });
                 let all =
                     stream::iter(chunks.into_iter().map(Some)).chain(rest).filter_map(async |chunk| chunk.map(Ok::<_, std::io::Error>));
-                Ok(Box::new(unpack(&artifact, Box::pin(all))) as ByteStream)
+                Ok(Box::new(unpack(&artifact, &Identities::default(), Box::pin(all))) as ByteStream)
             })
         });
         StoredComponent { component: self.component.clone(), open }

@@ -16,6 +16,7 @@ use backstay::manifest::{Encoding, Facts, Kind};
 use backstay::name::ComponentName;
 use backstay::pipeline::{Budget, Codec, Engine};
 use backstay::retention::Policy;
+use backstay::signature::Authenticity;
 use backstay::storage::{Access, Location, S3Options, Target, TargetOptions};
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
@@ -382,6 +383,8 @@ async fn run(source: Arc<dyn Source>, store: &Scratch) -> Result<job::Report, jo
         targets: vec![(name(), Target::open(&options, Access::Write))],
         policy: Policy { last: NonZeroU32::new(2), ..Policy::default() },
         codec: Codec::new(Encoding::Gzip, 1).expect("a codec"),
+        lock: None,
+        authenticity: Authenticity::default(),
         stall_timeout: Duration::from_secs(60),
         timeout: None,
     };

@@ -52,6 +52,7 @@ impl Backup {
                     path: "redis/dump.rdb".parse().expect("a path"),
                     format: artifact.format,
                     encoding: Encoding::None,
+                    encryption: None,
                     database: None,
                     raw_bytes: 0,
                     stored_bytes: 0,

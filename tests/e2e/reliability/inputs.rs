@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use backstay::catalog::{Catalog, Entry};
+use backstay::encryption::Identities;
 use backstay::manifest::{Artifact, Encoding, Format, sha256_hex};
 use backstay::pipeline::{UnpackError, unpack as unpack_stored};
 use backstay::storage::{Access, Location, S3Options, Target, TargetOptions};
@@ -195,6 +196,7 @@ async fn a_bomb_yields_no_more_than_its_manifest_says() {
             path: "media/media.tar".parse().expect("valid"),
             format: Format::Tar,
             encoding,
+            encryption: None,
             database: None,
             raw_bytes: SAID,
             stored_bytes: stored.len() as u64,
@@ -202,7 +204,7 @@ async fn a_bomb_yields_no_more_than_its_manifest_says() {
             blake3: blake3::hash(&[0; SAID as usize]).to_hex().to_string(),
         };
         let chunks = stored.chunks(1 << 16).map(|chunk| Ok::<_, std::io::Error>(bytes::Bytes::copy_from_slice(chunk))).collect::<Vec<_>>();
-        let mut raw = unpack_stored(&artifact, futures_util::stream::iter(chunks));
+        let mut raw = unpack_stored(&artifact, &Identities::default(), futures_util::stream::iter(chunks));
         let (mut read, mut buffer) = (0, vec![0; 1 << 16]);
         let error = loop {
             match raw.read(&mut buffer).await {

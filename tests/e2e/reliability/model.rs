@@ -13,12 +13,14 @@ use backstay::catalog::{Catalog, Entry};
 use backstay::clock::{Clock, FixedClock};
 use backstay::component::directory::{DirectoryOptions, DirectorySource};
 use backstay::component::{Source, StoredComponent};
+use backstay::encryption::Identities;
 use backstay::fetch;
 use backstay::job::{self, Job, Request};
 use backstay::manifest::{Encoding, Manifest, Status};
 use backstay::name::{BackupName, JobName, TargetName};
 use backstay::pipeline::{Budget, Codec, Engine, Progress};
 use backstay::retention::Policy;
+use backstay::signature::Authenticity;
 use backstay::storage::{Access, Lease, Location, S3Options, Target, TargetOptions};
 use chrono::{TimeDelta, Utc};
 use proptest::prelude::*;
@@ -99,6 +101,8 @@ impl House {
             targets: vec![("local".parse().expect("a name"), Ok(self.target()))],
             policy: Policy { last: NonZeroU32::new(KEEP), ..Policy::default() },
             codec: Codec::new(self.encoding, 0).expect("a codec"),
+            lock: None,
+            authenticity: Authenticity::default(),
             stall_timeout: Duration::from_secs(60),
             timeout: None,
         };
@@ -109,7 +113,7 @@ impl House {
 
     /// Puts the tree of a backup in the place of `to`, or changes nothing.
     fn restore(&self, manifest: &Manifest, to: &Path) -> Result<(), String> {
-        let open = fetch::opener(self.target(), manifest.name.clone(), Progress::default());
+        let open = fetch::opener(self.target(), manifest.name.clone(), Identities::default(), Progress::default());
         let component = manifest.component(&"media".parse().expect("a name")).expect("it is in it").clone();
         self.runtime.block_on(async {
             let mut staged = stage(&StoredComponent { component, open }, to, false).await.map_err(|e| e.to_string())?;

@@ -17,6 +17,7 @@ use backstay::catalog::{Catalog, Entry};
 use backstay::clock::{Clock, FixedClock};
 use backstay::component::directory::{DirectoryOptions, DirectoryRestorer, DirectorySource};
 use backstay::component::{Destination, RestoreOptions};
+use backstay::encryption::Identities;
 use backstay::fetch;
 use backstay::job::{self, Job, JobError, Report, Request};
 use backstay::manifest::{Encoding, Manifest, Status};
@@ -27,6 +28,7 @@ use backstay::restore::journal::Ledger;
 use backstay::restore::recover::{Takeover, resume, roll_back};
 use backstay::restore::{Part, Restore};
 use backstay::retention::Policy;
+use backstay::signature::Authenticity;
 use backstay::storage::{Lease, Location, S3Options, Target, TargetOptions};
 use backstay::verdict::{Found, Verdict};
 use backstay::verify::verify;
@@ -331,6 +333,8 @@ impl House {
             targets: vec![(target.name().clone(), Ok(target))],
             policy: Policy { last: NonZeroU32::new(KEEP as u32), ..Policy::default() },
             codec: Codec::new(Encoding::None, 0).expect("a codec"),
+            lock: None,
+            authenticity: Authenticity::default(),
             stall_timeout: Duration::from_secs(60),
             timeout: None,
         }
@@ -346,7 +350,9 @@ impl House {
             manifests.extend(catalog.find(entry.name()).await);
         }
         for manifest in &manifests {
-            let found = verify(&catalog, manifest, &Progress::default(), &CancellationToken::new()).await.expect("not cancelled");
+            let found = verify(&catalog, manifest, &Identities::default(), &Progress::default(), &CancellationToken::new())
+                .await
+                .expect("not cancelled");
             if found.damaged().next().is_none() && found.unread().next().is_none() {
                 let _ = catalog.record(&manifest.name, Verdict { at: self.clock.now(), found: Found::Sound }).await;
             }
@@ -365,7 +371,7 @@ impl House {
 
     async fn restore_in_place(&self, target: &Target, manifest: Manifest) -> Result<(), backstay::restore::RestoreError> {
         let part = Part { restorer: Arc::new(DirectoryRestorer::new(self.source())), options: RestoreOptions::default() };
-        let restore = Restore::new(target, manifest, vec![part], Progress::default())?;
+        let restore = Restore::new(target, manifest, vec![part], Identities::default(), Progress::default())?;
         restore.plan().await?;
         let journal = restore.begin(&Ledger::of(vec![target.clone()]), None, self.clock.now()).await?;
         restore.execute(Some(journal), &CancellationToken::new()).await.map(drop)
@@ -383,7 +389,8 @@ impl House {
             let out = self.scratch.join("out");
             let to = RestoreOptions { to: Destination::Into(out.display().to_string()), ..RestoreOptions::default() };
             let part = Part { restorer: Arc::new(DirectoryRestorer::new(self.source())), options: to };
-            let restore = Restore::new(catalog.target(), manifest.clone(), vec![part], Progress::default()).expect("it holds it");
+            let restore = Restore::new(catalog.target(), manifest.clone(), vec![part], Identities::default(), Progress::default())
+                .expect("it holds it");
             restore.execute(None, &CancellationToken::new()).await.expect("restored");
             assert_same_tree(&self.held[&manifest.name], &Tree::of(&out));
             std::fs::remove_dir_all(&out).expect("removed");
@@ -406,7 +413,7 @@ impl House {
             let stored = match Catalog::new(target.clone()).find(&entry.backup).await {
                 Ok(manifest) => Some(backstay::component::StoredComponent {
                     component: manifest.components[0].clone(),
-                    open: fetch::opener(target.clone(), entry.backup.clone(), Progress::default()),
+                    open: fetch::opener(target.clone(), entry.backup.clone(), Identities::default(), Progress::default()),
                 }),
                 Err(_) => None,
             };
