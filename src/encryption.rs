@@ -211,7 +211,7 @@ impl Lock {
     pub fn memory(&self) -> usize {
         match self {
             Self::Recipients(_) => 0,
-            Self::Passphrase(_) => 128 * 8 << WORK_FACTOR,
+            Self::Passphrase(_) => (128 * 8) << WORK_FACTOR,
         }
     }
 
