@@ -69,7 +69,11 @@ fn bucket_at(settings: &Settings, name: &ComponentName, to: &str) -> BucketOptio
     let place = BucketPlace::new(bucket, "");
     match same.next() {
         Some(options) => BucketOptions { name: name.clone(), place, ..options.clone() },
-        None => BucketOptions { name: name.clone(), place, s3: known(), targets: Vec::new(), fingerprint: Detail::Full },
+        None => {
+            let s3 = known();
+            let targets = BucketPlace::of_targets(&settings.targets, &s3);
+            BucketOptions { name: name.clone(), place, s3, targets, fingerprint: Detail::Full }
+        }
     }
 }
 

@@ -227,6 +227,12 @@ impl Catalog {
         self.target.create(&self.target.layout().sums(name), claim.into(), TEXT).await
     }
 
+    /// What [`Catalog::claim`] has left there; the list of checksums, once the backup exists.
+    pub async fn claimed_by(&self, name: &BackupName) -> Result<String, StorageError> {
+        let bytes = self.target.read(&self.target.layout().sums(name), manifest::MAX_BYTES).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// Makes the backup exist: its artifacts are already stored, now the list of checksums and, last and create-only, the manifest.
     pub async fn commit(&self, manifest: &Manifest) -> Result<(), StorageError> {
         let bytes = match &self.authenticity.signer {
@@ -405,8 +411,8 @@ fn in_place(asked: &BackupName, name: &BackupName, job: &JobName) -> Result<(), 
     if name == asked && job == asked.job() { Ok(()) } else { Err(ManifestError::Misplaced(name.clone())) }
 }
 
-/// The format of `sha256sum`: digest, two spaces, path.
-fn sums(manifest: &Manifest, manifest_bytes: &[u8]) -> String {
+/// The list of checksums of a backup with that manifest, in the format of `sha256sum`: digest, two spaces, path.
+pub fn sums(manifest: &Manifest, manifest_bytes: &[u8]) -> String {
     let artifacts = manifest.artifacts().map(|a| format!("{}  {}\n", a.sha256, a.path));
     artifacts.chain([format!("{}  {}\n", manifest::sha256_hex(manifest_bytes), layout::MANIFEST)]).collect()
 }

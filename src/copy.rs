@@ -12,9 +12,9 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, sums};
 use crate::chain::describe;
-use crate::manifest::{Artifact, hex};
+use crate::manifest::{Artifact, Manifest, hex};
 use crate::name::{ArtifactPath, BackupName};
 use crate::pipeline::Progress;
 use crate::storage::{Lease, Shape, StorageError, Target, Upload};
@@ -24,6 +24,9 @@ const PIECE: u64 = 8 << 20;
 
 /// How long one part may take.
 const STALL: Duration = Duration::from_secs(600);
+
+/// What the claim of a copy begins with.
+const CLAIM: &str = "# a copy of target ";
 
 /// What became of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub enum CopyError {
     Storage(#[from] StorageError),
     #[error("target `{target}` holds another backup of the name `{name}`")]
     Other { name: BackupName, target: String },
+    #[error("target `{target}` holds what a run has left of `{name}`, or is at work on")]
+    Taken { name: BackupName, target: String },
     #[error("`{path}` of `{name}` in target `{target}` is not what was written")]
     Damaged { name: BackupName, path: ArtifactPath, target: String },
     #[error("cancelled")]
@@ -62,6 +67,7 @@ impl CopyError {
             Self::Other { .. } => {
                 Some("Nothing was overwritten. Two installations must not share a target: give each its prefix.".to_owned())
             }
+            Self::Taken { .. } => Some("A run of the job that writes there sweeps it a day after it began.".to_owned()),
             Self::Damaged { .. } => Some("`verify` says what else is; nothing of it exists in the other target.".to_owned()),
             Self::Catalog(error) => error.advice(),
             Self::Cancelled => None,
@@ -90,15 +96,24 @@ pub async fn copy(
         Err(CatalogError::NotFound(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    let claim = format!("# a copy of target {} is on its way: {}\n", from.target().name(), uuid::Uuid::new_v4());
+    let claim = format!("{CLAIM}{} is on its way: {}\n", from.target().name(), uuid::Uuid::new_v4());
     match to.claim(name, claim).await {
-        // under the lease, whoever had begun it is no more
-        Ok(()) | Err(StorageError::Occupied { .. }) => {}
+        Ok(()) => {}
+        // under the lease, the copy that had begun it is no more; a run may only have slept, and removes what it believes to be its own
+        Err(StorageError::Occupied { .. }) if is_a_copys(&to.claimed_by(name).await?, &manifest, &bytes) => {}
+        Err(StorageError::Occupied { .. }) => {
+            return Err(CopyError::Taken { name: name.clone(), target: to.target().name().to_string() });
+        }
         Err(error) => return Err(error.into()),
     }
     let mut sent = 0;
     for artifact in manifest.artifacts() {
-        if is_there(to.target(), name, artifact).await? {
+        let there = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(CopyError::Cancelled),
+            there = is_there(to.target(), name, artifact) => there?,
+        };
+        if there {
             continue;
         }
         send(from.target(), to.target(), name, artifact, progress, cancel).await?;
@@ -106,8 +121,17 @@ pub async fn copy(
     }
     lease.confirm().await?;
     to.commit_bytes(&manifest, bytes).await?;
-    lease.ratify().await?;
+    if let Err(error) = lease.ratify().await {
+        // whoever has the lease now may have swept what it is made of
+        to.withdraw(name).await?;
+        return Err(error.into());
+    }
     Ok(Copied::Sent(sent))
+}
+
+/// Whether what lies there in place of the list of checksums was left by a copy: its claim, or the list itself, which is its last step but one.
+fn is_a_copys(found: &str, manifest: &Manifest, bytes: &[u8]) -> bool {
+    found.starts_with(CLAIM) || found == sums(manifest, bytes)
 }
 
 /// Whether an artifact is stored already, as the manifest says.

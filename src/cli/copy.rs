@@ -1,7 +1,5 @@
 //! `copy`: backups from one target into another.
 
-use std::collections::BTreeMap;
-
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -9,8 +7,8 @@ use super::args::{CopyArgs, Global};
 use super::progress::Progress;
 use super::{choose_targets, output};
 use crate::assembly;
-use crate::catalog::{Catalog, CatalogError};
-use crate::chain::explain;
+use crate::catalog::{Catalog, CatalogError, Entry};
+use crate::chain::{describe, explain};
 use crate::config::Settings;
 use crate::copy::{Copied, CopyError, copy};
 use crate::error::Error;
@@ -25,15 +23,20 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: CopyArgs, ca
     }
     let from = open(settings, &args.from, Access::Read).await?;
     let to = open(settings, &args.to, Access::Write).await?;
-    let names = if args.all { missing(&from, &to, args.job.as_ref()).await? } else { parsed(&args)? };
+    let (names, mut failures) = if args.all { missing(&from, &to, args.job.as_ref()).await? } else { (parsed(&args)?, Vec::new()) };
     let progress = pipeline::Progress::default();
     let shown = Progress::show(global, "copied", progress.clone());
-    let (mut rows, mut failures, mut damaged) = (Vec::new(), Vec::new(), false);
-    let mut leases: BTreeMap<JobName, Lease> = BTreeMap::new();
+    let (mut rows, mut damaged) = (Vec::new(), false);
     let mut ended = Ok(());
     for name in names {
-        let result = match hold(&mut leases, &to, name.job()).await {
-            Ok(lease) => copy(&from, &to, lease, &name, &progress, cancel).await,
+        // for one backup at a time: a run of the job that is due meanwhile is not kept waiting for all of them
+        let holder = format!("a copy by process {}", std::process::id());
+        let result = match Lease::acquire(to.target(), name.job(), &holder).await {
+            Ok(lease) => {
+                let copied = copy(&from, &to, &lease, &name, &progress, cancel).await;
+                lease.release().await;
+                copied
+            }
             Err(error) => Err(error.into()),
         };
         match result {
@@ -55,9 +58,6 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: CopyArgs, ca
                 failures.push(format!("{name}: {}", explain(&error, error.advice())));
             }
         }
-    }
-    for lease in leases.into_values() {
-        lease.release().await;
     }
     drop(shown);
     report(&args, rows)?;
@@ -85,30 +85,20 @@ fn parsed(args: &CopyArgs) -> Result<Vec<BackupName>, Error> {
     args.names.iter().map(parse).collect()
 }
 
-/// The complete backups of `from` that `to` lacks, newest first.
-async fn missing(from: &Catalog, to: &Catalog, job: Option<&JobName>) -> Result<Vec<BackupName>, Error> {
-    let there = to.list(job).await?;
-    let complete = from
-        .list(job)
-        .await?
-        .into_iter()
-        .filter_map(|entry| entry.summary().filter(|summary| summary.status == Status::Complete).map(|summary| summary.name.clone()));
-    let mut names: Vec<BackupName> = complete.filter(|name| there.iter().all(|entry| entry.name() != name)).collect();
-    names.sort_by_key(|name| std::cmp::Reverse(name.created()));
-    Ok(names)
-}
-
-/// The lease of a job in the target that is written to: while it runs there, nothing is copied.
-async fn hold<'a>(
-    leases: &'a mut BTreeMap<JobName, Lease>,
-    to: &Catalog,
-    job: &JobName,
-) -> Result<&'a Lease, crate::storage::StorageError> {
-    if !leases.contains_key(job) {
-        let holder = format!("a copy by process {}", std::process::id());
-        leases.insert(job.clone(), Lease::acquire(to.target(), job, &holder).await?);
+/// The complete backups of `from` that `to` lacks, newest first; and which cannot be told, with the reason.
+async fn missing(from: &Catalog, to: &Catalog, job: Option<&JobName>) -> Result<(Vec<BackupName>, Vec<String>), Error> {
+    let there: Vec<BackupName> = to.list(job).await?.iter().filter_map(|entry| entry.summary()).map(|found| found.name.clone()).collect();
+    let (mut names, mut failures) = (Vec::new(), Vec::new());
+    for entry in from.list(job).await? {
+        match entry {
+            Entry::Sound(found) if found.status == Status::Complete && !there.contains(&found.name) => names.push(found.name.clone()),
+            Entry::Sound(_) => {}
+            Entry::Damaged(name, error) => failures.push(format!("{name}: {}", describe(&error))),
+            Entry::Unread(name, error) => failures.push(format!("{name}: {}", explain(&error, error.advice()))),
+        }
     }
-    Ok(&leases[job])
+    names.sort_by_key(|name| std::cmp::Reverse(name.created()));
+    Ok((names, failures))
 }
 
 fn report(args: &CopyArgs, rows: Vec<(BackupName, Copied)>) -> Result<(), Error> {

@@ -186,7 +186,10 @@ impl Reader<'_> {
         };
         let url = ValueKind::String(format!("s3://{bucket}"));
         // one bucket for several usages is one component
-        if self.layer.entries.iter().any(|entry| entry.path[0] == "bucket" && entry.value.as_ref() == Some(&url)) {
+        let endpoint = of(self, "S3__ENDPOINT").map(|(endpoint, _)| ValueKind::String(endpoint));
+        let text = |reader: &Self, name: &str, key: &str| reader.layer.get(&["bucket", name, key]).and_then(|entry| entry.value.clone());
+        let same = |other: &str| text(self, other, "url").as_ref() == Some(&url) && text(self, other, "endpoint") == endpoint;
+        if USAGES.iter().any(|(_, other)| *other != name && same(other)) {
             return;
         }
         self.put("bucket", name, "url", url, Origin::Variable(variable));

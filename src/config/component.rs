@@ -15,7 +15,7 @@ use crate::component::directory::DirectoryOptions;
 use crate::component::postgres::{Jobs, PostgresOptions};
 use crate::component::redis::{Method, RedisOptions};
 use crate::secret::Secret;
-use crate::storage::{Location, TargetOptions};
+use crate::storage::TargetOptions;
 
 /// Every component whose keys make one; else the faults are in `check`.
 pub(super) fn all(raw: &RawConfig, targets: &[TargetOptions], check: &mut Check<'_>) -> Vec<ComponentOptions> {
@@ -123,21 +123,17 @@ fn bucket(name: &str, raw: &RawBucket, targets: &[TargetOptions], check: &mut Ch
     let s3 = target::s3("bucket", name, &keys, check);
     let (bucket, prefix) = place?;
     let place = BucketPlace::new(&bucket, &prefix);
-    let mut left_out = Vec::new();
-    for target in targets.iter().filter(|target| target.s3.endpoint == s3.endpoint) {
-        let Location::S3 { bucket: other, prefix } = &target.location else { continue };
-        if *other != bucket {
-            continue;
-        }
-        let backups = BucketPlace::new(other, prefix).prefix;
-        if place.prefix.starts_with(&backups) {
-            let text = format!("[targets.{}] stores backups there too: give the target a prefix of its own", target.name);
-            check.fault(&["bucket", name, "url"], text);
-        } else if backups.starts_with(&place.prefix) {
-            left_out.push(backups);
-        }
+    let options = BucketOptions {
+        name: check.name("bucket", name)?,
+        place,
+        targets: BucketPlace::of_targets(targets, &s3),
+        s3,
+        fingerprint: detail(&raw.fingerprint),
+    };
+    if options.is_among_backups() {
+        check.fault(&["bucket", name, "url"], "a target stores backups there too: give the target a prefix of its own");
     }
-    Some(BucketOptions { name: check.name("bucket", name)?, place, s3, targets: left_out, fingerprint: detail(&raw.fingerprint) })
+    Some(options)
 }
 
 /// How much a fingerprint says; other words are a fault that was told already.

@@ -67,10 +67,12 @@ fn postgres(component: &Component, text: &mut String) {
             rows.iter().for_each(|artifact| text.push_str(&restore(" --section=data", artifact)));
             text.push_str(&restore(" --section=post-data", main));
         }
+        // nobody renames the database that they are connected to
+        let through = if database == "postgres" { "template1" } else { "postgres" };
         let (old, name) = (identifier(&format!("{database}_old")), identifier(database));
         let _ = write!(
             text,
-            "vacuumdb --analyze-only -d {new}\n# when all of it succeeded\npsql -X -d postgres \\\n  -c {} \\\n  -c {} \\\n  -c {}\n",
+            "vacuumdb --analyze-only -d {new}\n# when all of it succeeded\npsql -X -d {through} \\\n  -c {} \\\n  -c {} \\\n  -c {}\n",
             quoted(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}", literal(database))),
             quoted(&format!("ALTER DATABASE {name} RENAME TO {old}")),
             quoted(&format!("ALTER DATABASE {} RENAME TO {name}", identifier(&format!("{database}_restored"))))

@@ -14,6 +14,7 @@ use object_store::signer::{HeaderName, HeaderValue, Method};
 use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 use thiserror::Error;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::bucket::{Bucket, KEY};
 use super::error::{Cause, StorageError, advice_for, element};
@@ -93,7 +94,8 @@ pub struct Reading {
     described: Described,
     at: u64,
     body: Option<BoxStream<'static, Result<Bytes, HttpError>>>,
-    retries: Retries,
+    /// Since the last bytes came; `None` as long as nothing has failed since.
+    retries: Option<Retries>,
 }
 
 /// A large object on its way into the bucket, part by part. It becomes visible by [`Writing::finish`]; one that is dropped leaves parts, so
@@ -144,7 +146,11 @@ impl Objects {
                     return Ok(Some((listed, pages)));
                 }
                 let Some(token) = pages.next.take() else { return Ok(None) };
-                let page = pages.objects.page(&pages.prefix, token.as_deref()).await?;
+                let (objects, prefix) = (pages.objects.clone(), pages.prefix.clone());
+                // a task of its own: nobody may look at this stream for longer than an answer is waited for
+                let asking = tokio::spawn(async move { objects.page(&prefix, token.as_deref()).await });
+                let asked = AbortOnDropHandle::new(asking).await;
+                let page = asked.unwrap_or_else(|panic| Err(pages.objects.error("list", &pages.prefix, failed(panic))))?;
                 pages.page = page.listed.into();
                 pages.next = page.next.map(Some);
             }
@@ -166,7 +172,7 @@ impl Objects {
     /// Size and headers; `None` if it is not there.
     pub async fn head(&self, key: &str) -> Result<Option<Described>, ObjectError> {
         match self.send(&Call::new("look at", Method::HEAD, key)).await {
-            Ok(response) => Ok(Some(described(&response))),
+            Ok(response) => self.described("look at", key, &response).map(Some),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
@@ -175,9 +181,9 @@ impl Objects {
     /// Begins to read an object: size and headers are those of the content that follows.
     pub async fn read(&self, key: &str) -> Result<Reading, ObjectError> {
         let response = self.send(&Call { headers: identity(), ..Call::new("read", Method::GET, key) }).await?;
-        let described = described(&response);
+        let described = self.described("read", key, &response)?;
         let body = Some(response.into_body().bytes_stream());
-        Ok(Reading { objects: self.clone(), key: key.to_owned(), described, at: 0, body, retries: Retries::new() })
+        Ok(Reading { objects: self.clone(), key: key.to_owned(), described, at: 0, body, retries: None })
     }
 
     /// Stores a small object, replacing what is there.
@@ -227,6 +233,18 @@ impl Objects {
         }
     }
 
+    /// Aborts the uploads of objects whose keys begin with `prefix`, as far as the store tells of them.
+    pub async fn abort_unfinished(&self, prefix: &str) {
+        for left in self.bucket.unfinished(prefix).await.unwrap_or_default() {
+            Writing { objects: self.clone(), key: left.key.to_string(), id: left.id }.abort().await;
+        }
+    }
+
+    /// An answer that does not say how large the object is could be taken for that of an empty one.
+    fn described(&self, action: &'static str, key: &str, response: &HttpResponse) -> Result<Described, ObjectError> {
+        described(response).ok_or_else(|| self.error(action, key, failed("the store does not say how large it is")))
+    }
+
     fn error(&self, action: &'static str, key: &str, source: object_store::Error) -> ObjectError {
         ObjectError { action, bucket: self.name.clone(), key: key.to_owned(), source: Cause(source) }
     }
@@ -266,6 +284,10 @@ impl Objects {
         // clients and proxies take these for steps within a path, and ask for something else
         if call.key.split('/').any(|part| matches!(part, "." | "..")) {
             return Ok(Err(failed("a key with a part `.` or `..` cannot be asked for")));
+        }
+        // without a key, the bucket itself would be meant
+        if call.key.is_empty() && call.method != Method::GET {
+            return Ok(Err(failed("an object without a key")));
         }
         let mut url = match self.bucket.root().await {
             Ok(root) => format!("{root}{}", utf8_percent_encode(call.key, &KEY)),
@@ -339,7 +361,7 @@ impl Reading {
                 Some(body) => match body.next().await {
                     Some(Ok(bytes)) if bytes.len() as u64 <= self.described.size - self.at => {
                         self.at += bytes.len() as u64;
-                        self.retries = Retries::new();
+                        self.retries = None;
                         return Ok(Some(bytes));
                     }
                     Some(Ok(_)) => failed("the store sent more than it said"),
@@ -348,7 +370,9 @@ impl Reading {
                 },
             };
             self.body = None;
-            let Some(pause) = self.retries.next() else { return Err(self.objects.error("read", &self.key, error)) };
+            let Some(pause) = self.retries.get_or_insert_with(Retries::new).next() else {
+                return Err(self.objects.error("read", &self.key, error));
+            };
             tokio::time::sleep(pause).await;
         }
     }
@@ -421,7 +445,7 @@ fn identity() -> Vec<(String, String)> {
     vec![("accept-encoding".to_owned(), "identity".to_owned())]
 }
 
-fn described(response: &HttpResponse) -> Described {
+fn described(response: &HttpResponse) -> Option<Described> {
     let all = response.headers();
     let text = |name: &str| all.get(name).and_then(|value| value.to_str().ok());
     let is_kept = |name: &str| KEPT.contains(&name) || name.starts_with(USER);
@@ -429,12 +453,12 @@ fn described(response: &HttpResponse) -> Described {
     let mut headers: Vec<(String, String)> =
         kept.map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect();
     headers.sort();
-    Described {
-        size: text("content-length").and_then(|size| size.parse().ok()).unwrap_or(0),
+    Some(Described {
+        size: text("content-length")?.parse().ok()?,
         modified: text("last-modified").and_then(|time| DateTime::parse_from_rfc2822(time).ok()).map(|time| time.to_utc()),
         headers,
         etag: all.get("etag").cloned(),
-    }
+    })
 }
 
 #[derive(Debug, PartialEq, Eq)]

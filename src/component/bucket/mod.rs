@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::Detail;
 use crate::name::ComponentName;
-use crate::storage::{ObjectError, Objects, S3Options, StorageError};
+use crate::storage::{Location, ObjectError, Objects, S3Options, StorageError, TargetOptions};
 
 mod headers;
 mod key;
@@ -23,7 +23,7 @@ pub use moved::BucketToDirectory;
 pub use restorer::BucketRestorer;
 pub use source::BucketSource;
 
-/// What a restore puts into a bucket for as long as it lasts begins with this, below the prefix; a backup leaves it out.
+/// What a restore puts into a bucket for as long as it lasts lies in a folder that begins with this, below its prefix; a backup leaves it out.
 const STAGING: &str = ".backstay-restore-";
 
 /// Which bucket to take.
@@ -32,8 +32,8 @@ pub struct BucketOptions {
     pub name: ComponentName,
     pub place: BucketPlace,
     pub s3: S3Options,
-    /// Keys that begin so are left out, since they are backups: targets in the same bucket.
-    pub targets: Vec<String>,
+    /// Where backups are: nothing there is backed up, overwritten or deleted.
+    pub targets: Vec<BucketPlace>,
     /// What is noted of the objects for a restore to be compared with.
     pub fingerprint: Detail,
 }
@@ -51,6 +51,22 @@ impl BucketPlace {
     pub fn new(bucket: &str, prefix: &str) -> Self {
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         Self { bucket: bucket.to_owned(), prefix }
+    }
+
+    /// The places of those targets that may be on the same server as what is reached by `s3`.
+    pub fn of_targets(targets: &[TargetOptions], s3: &S3Options) -> Vec<Self> {
+        let server = |options: &S3Options| options.endpoint.as_ref().map(|url| url.trim_end_matches('/').to_ascii_lowercase());
+        // where an endpoint is not set, the environment may
+        let same = |other: &S3Options| server(other) == server(s3) || other.endpoint.is_none() || s3.endpoint.is_none();
+        let places = targets.iter().filter(|target| same(&target.s3)).filter_map(|target| match &target.location {
+            Location::S3 { bucket, prefix } => Some(Self::new(bucket, prefix)),
+            Location::File(_) => None,
+        });
+        places.collect()
+    }
+
+    fn holds(&self, bucket: &str, key: &str) -> bool {
+        self.bucket == bucket && key.starts_with(&self.prefix)
     }
 
     /// `s3://bucket/prefix`.
@@ -72,7 +88,12 @@ impl BucketOptions {
     /// Whether the object of a key below the prefix is none of the application's.
     fn is_left_out(&self, key: &str) -> bool {
         let whole = format!("{}{key}", self.place.prefix);
-        key.starts_with(STAGING) || self.targets.iter().any(|target| whole.starts_with(target.as_str()))
+        key.split('/').any(|part| part.starts_with(STAGING)) || self.targets.iter().any(|target| target.holds(&self.place.bucket, &whole))
+    }
+
+    /// Whether all of the place is within a target.
+    pub fn is_among_backups(&self) -> bool {
+        self.targets.iter().any(|target| target.holds(&self.place.bucket, &self.place.prefix))
     }
 }
 
@@ -87,6 +108,12 @@ pub enum BucketError {
     NoArchive,
     #[error("`{0}` is not a bucket to restore into: expected `s3://bucket/prefix`")]
     Destination(String),
+    #[error("the destination in a bucket holds credentials")]
+    Credentials,
+    #[error("{0} is where a target keeps backups")]
+    AmongBackups(String),
+    #[error("what was stored for the restore of {0} is not whole any more")]
+    NotWhole(String),
     #[error("a part of a bucket cannot be restored into a bucket")]
     Partial,
     #[error("read the stored archive")]
@@ -110,6 +137,9 @@ impl BucketError {
             Self::Object(error) => error.advice(),
             Self::Setup(error) => error.advice(),
             Self::Destination(_) => Some("Give `--into COMPONENT=s3://bucket/prefix`.".to_owned()),
+            Self::Credentials => Some("Configure the bucket as a [bucket.NAME] or a target: its keys are used.".to_owned()),
+            Self::AmongBackups(_) => Some("Give another prefix.".to_owned()),
+            Self::NotWhole(_) => Some("Restore again; `restore --rollback` removes what is left.".to_owned()),
             Self::Partial => Some("Restore the part into a directory, with `--into COMPONENT=/path`.".to_owned()),
             Self::Archive(_) | Self::Refused { .. } => {
                 Some("The bucket was left as it was. Try another target or an older backup.".to_owned())

@@ -73,7 +73,7 @@ impl Restorer for BucketToDirectory {
         let verdict = judged.lock().unwrap_or_else(PoisonError::into_inner).take();
         let compared = match verdict {
             Some(Ok(Verdict::Differs(how))) => Err(ComponentError::Differs(vec![how])),
-            Some(Ok(Verdict::OtherHeaders)) => Err(ComponentError::Differs(vec!["the headers of some objects are others".to_owned()])),
+            Some(Ok(Verdict::OtherHeaders)) => Ok(Some("note: the headers of some objects are others than the backup notes".to_owned())),
             Some(Err(error)) => Err(ComponentError::Fingerprint(error)),
             Some(Ok(Verdict::Same(compared))) => Ok(Some(compared)),
             None => Ok(None),

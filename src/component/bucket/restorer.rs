@@ -41,11 +41,15 @@ impl BucketRestorer {
             Destination::Into(url) | Destination::Throwaway(url) => url.trim_end_matches('/'),
             Destination::Beside => return Err(BucketError::Destination("beside".to_owned())),
         };
+        // before any message that would quote it
+        if url.contains('@') {
+            return Err(BucketError::Credentials);
+        }
+        let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
         match Location::parse(url) {
-            Ok(Location::S3 { bucket, prefix }) => {
-                let place = BucketPlace::new(&bucket, &prefix);
-                let targets = if bucket == self.options.place.bucket { self.options.targets.clone() } else { Vec::new() };
-                Ok(BucketOptions { place, targets, ..self.options.clone() })
+            Ok(Location::S3 { bucket, prefix }) if is_name(&bucket) => {
+                let options = BucketOptions { place: BucketPlace::new(&bucket, &prefix), ..self.options.clone() };
+                if options.is_among_backups() { Err(BucketError::AmongBackups(options.place.url())) } else { Ok(options) }
             }
             _ => Err(BucketError::Destination(url.to_owned())),
         }
@@ -112,10 +116,16 @@ impl Restorer for BucketRestorer {
                     Ok(StagedBucket { objects, options: to, record, keep_old, done, warnings })
                 }
                 result => {
-                    if let Err(error) = remove(&objects, &StagedBucket::staging(&to, &record.id)).await {
-                        tracing::warn!("{}", crate::chain::describe(&error));
-                    }
-                    Err(result.err().unwrap_or(ComponentError::Cancelled))
+                    let failed = result.err().unwrap_or(ComponentError::Cancelled);
+                    let staging = StagedBucket::staging(&to, &record.id);
+                    objects.abort_unfinished(&staging).await;
+                    Err(match remove(&objects, &staging).await {
+                        Ok(()) => failed,
+                        Err(error) => {
+                            tracing::warn!("{}", crate::chain::describe(&error));
+                            ComponentError::LeftBehind { left: format!("{} in {}", staging, to.place.url()), source: Box::new(failed) }
+                        }
+                    })
                 }
             }
         });
@@ -137,12 +147,12 @@ async fn fill(
     let noted = part.fingerprint().await.map_err(ComponentError::Fingerprint)?.filter(|_| part.component.kind == Kind::Bucket);
     let stream = (part.open)(artifact).await.map_err(BucketError::OpenArchive)?;
     let prefix = StagedBucket::new_prefix(to, id);
-    let Unpacked { print, mut warnings } = unpack(stream, objects, prefix.clone(), cancel).await?;
+    let Unpacked { print, mut warnings } = unpack(stream, objects, prefix.clone(), to.clone(), cancel).await?;
     let mut done = vec![format!("restored {} objects, {} bytes, to {}", print.objects(), print.bytes(), to.place.url())];
     if let Some(noted) = noted {
         match print.judge(&noted).map_err(ComponentError::Fingerprint)? {
             Verdict::Differs(how) => return Err(ComponentError::Differs(vec![how])),
-            Verdict::OtherHeaders => return Err(ComponentError::Differs(vec!["the headers of some objects are others".to_owned()])),
+            Verdict::OtherHeaders => warnings.push("the headers of some objects are others than the backup notes".to_owned()),
             Verdict::Same(compared) => done.push(compared),
         }
     }
@@ -159,6 +169,7 @@ async fn fill(
             Verdict::Same(_) => done.push(format!("read back: all {} objects are as they were sent", stored.objects())),
         }
     }
+    StagedBucket::mark_whole(objects, to, id).await?;
     Ok((done, warnings))
 }
 

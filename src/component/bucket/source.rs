@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio_util::io::StreamReader;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::headers::{FOLDER, KEY, attributes};
+use super::headers::{FOLDER, Headers, KEY, attributes, headers};
 use super::key::Paths;
 use super::print::Print;
 use super::{BucketError, BucketOptions};
@@ -18,7 +19,7 @@ use crate::component::directory::archive::{Member, MemberKind, Time, padding, wr
 use crate::component::{Artifact, ByteStream, ComponentError, Notes, RunContext, Source};
 use crate::manifest::{Facts, Format, Kind};
 use crate::name::ComponentName;
-use crate::storage::{Described, Listed, Objects, Reading};
+use crate::storage::{Described, Listed, ObjectError, Objects, Reading};
 
 /// Objects that are asked for before their turn.
 const AHEAD: usize = 8;
@@ -86,14 +87,28 @@ async fn fetch(objects: &Objects, whole_key: &str, listed: &Listed) -> Result<Fe
     let mut reading = match objects.read(whole_key).await {
         Ok(reading) if reading.described().size > SMALL => return Ok(Fetched::Later),
         Ok(reading) => reading,
-        Err(error) if error.is_not_found() => return Ok(Fetched::Gone),
-        Err(error) => return Err(error.into()),
+        Err(error) => return gone(objects, whole_key, error).await.map(|()| Fetched::Gone),
     };
     let mut content = Vec::with_capacity(usize::try_from(reading.described().size).unwrap_or(0));
     while let Some(bytes) = reading.next().await? {
         content.extend_from_slice(&bytes);
     }
     Ok(Fetched::Whole(reading.described().clone(), content.into()))
+}
+
+/// Whether an object that cannot be read was deleted since it was listed.
+///
+/// # Errors
+/// The one it failed with, if it is still listed, or failed otherwise.
+async fn gone(objects: &Objects, whole_key: &str, error: ObjectError) -> Result<(), BucketError> {
+    if !error.is_not_found() {
+        return Err(error.into());
+    }
+    let mut listed = std::pin::pin!(objects.list(whole_key));
+    match listed.try_next().await? {
+        Some(listed) if listed.key == whole_key => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Who writes the archive, piece by piece.
@@ -115,7 +130,7 @@ enum Current {
     /// Between two objects.
     Next,
     /// In the midst of one: its key, and the hash so far.
-    Content { key: String, reading: Box<Reading>, hasher: Box<blake3::Hasher> },
+    Content { key: String, headers: Headers, reading: Box<Reading>, hasher: Box<blake3::Hasher> },
     /// The end mark was written.
     End,
 }
@@ -123,7 +138,8 @@ enum Current {
 fn stream(objects: Objects, options: BucketOptions, notes: Notes) -> ByteStream {
     let (client, left_out, prefix) = (objects.clone(), options.clone(), options.place.prefix.clone());
     let wanted = objects.list(&prefix).map_err(BucketError::from).try_filter_map(move |listed| {
-        let key = listed.key.strip_prefix(&prefix).filter(|key| !left_out.is_left_out(key));
+        // a folder's own object, where the folder is the whole of it, is nothing of its content
+        let key = listed.key.strip_prefix(&prefix).filter(|key| !key.is_empty() && !left_out.is_left_out(key));
         std::future::ready(Ok(key.map(|key| Listed { key: key.to_owned(), ..listed.clone() })))
     });
     let prefix = options.place.prefix.clone();
@@ -131,8 +147,12 @@ fn stream(objects: Objects, options: BucketOptions, notes: Notes) -> ByteStream 
         let (client, prefix) = (client.clone(), prefix.clone());
         async move {
             let listed = listed?;
-            let fetched = fetch(&client, &format!("{prefix}{}", listed.key), &listed).await?;
-            Ok((listed, fetched))
+            // a task of its own: while a large object flows, nobody looks at those that come after it
+            let task = tokio::spawn(async move {
+                let fetched = fetch(&client, &format!("{prefix}{}", listed.key), &listed).await?;
+                Ok((listed, fetched))
+            });
+            AbortOnDropHandle::new(task).await.unwrap_or_else(|_| Err(BucketError::Died("a bucket".to_owned())))
         }
     });
     let writer = Writer {
@@ -168,14 +188,14 @@ impl Writer {
                 Ok(Some(folder("", &[], 0)))
             }
             Current::Next => self.next().await.map(Some),
-            Current::Content { key, reading, hasher } => {
+            Current::Content { key, headers, reading, hasher } => {
                 if let Some(bytes) = reading.next().await? {
                     hasher.update(&bytes);
                     return Ok(Some(bytes));
                 }
-                let described = reading.described();
-                self.print.add(key, described.size, &hasher.finalize(), &described.headers);
-                let fill = padding(described.size);
+                let size = reading.described().size;
+                self.print.add(key, size, &hasher.finalize(), headers);
+                let fill = padding(size);
                 self.current = Current::Next;
                 if fill == 0 { self.next().await.map(Some) } else { Ok(Some(vec![0; fill].into())) }
             }
@@ -190,28 +210,30 @@ impl Writer {
             let whole_key = format!("{}{}", self.options.place.prefix, listed.key);
             match fetched {
                 Fetched::Whole(described, content) => {
-                    let mut out = self.member(&listed, &described)?;
-                    self.print.add(&listed.key, described.size, &blake3::hash(&content), &described.headers);
+                    let (mut out, headers) = self.member(&listed, &described)?;
+                    self.print.add(&listed.key, described.size, &blake3::hash(&content), &headers);
                     out.extend_from_slice(&content);
                     out.resize(out.len() + padding(described.size), 0);
                     return Ok(out.into());
                 }
                 Fetched::Later => match self.objects.read(&whole_key).await {
                     Ok(reading) => {
-                        let out = self.member(&listed, reading.described())?;
-                        self.current = Current::Content { key: listed.key, reading: Box::new(reading), hasher: Box::default() };
+                        let (out, headers) = self.member(&listed, reading.described())?;
+                        self.current = Current::Content { key: listed.key, headers, reading: Box::new(reading), hasher: Box::default() };
                         return Ok(out.into());
                     }
-                    Err(error) if error.is_not_found() => self.vanished += 1,
-                    Err(error) => return Err(error.into()),
+                    Err(error) => {
+                        gone(&self.objects, &whole_key, error).await?;
+                        self.vanished += 1;
+                    }
                 },
                 Fetched::Gone => self.vanished += 1,
             }
         }
     }
 
-    /// The headers of a member, with those of the folders before it.
-    fn member(&mut self, listed: &Listed, described: &Described) -> Result<Vec<u8>, BucketError> {
+    /// The headers of a member, with those of the folders before it; and the headers of the object, as a restore will read them there.
+    fn member(&mut self, listed: &Listed, described: &Described) -> Result<(Vec<u8>, Headers), BucketError> {
         let place = self.paths.place(&listed.key, described.size);
         let modified = described.modified.unwrap_or(listed.modified).timestamp();
         let mut out = Vec::new();
@@ -222,7 +244,7 @@ impl Writer {
         if place.is_folder {
             xattrs.push((FOLDER.to_vec(), b"1".to_vec()));
             out.extend_from_slice(&folder(&place.path, &xattrs, modified));
-            return Ok(out);
+            return Ok((out, headers(&Member { xattrs, ..Member::default() }, &listed.key)));
         }
         if place.differs {
             xattrs.push((KEY.to_vec(), listed.key.clone().into_bytes()));
@@ -238,7 +260,7 @@ impl Writer {
         };
         let key = || listed.key.clone();
         write::member(&member, &mut out).map_err(|_| BucketError::Refused { key: key(), problem: "has headers without end" })?;
-        Ok(out)
+        Ok((out, headers(&member, &listed.key)))
     }
 
     fn end(&mut self) -> Bytes {
@@ -249,6 +271,7 @@ impl Writer {
         self.notes.fact("bytes", self.print.bytes());
         if self.vanished > 0 {
             self.notes.fact("vanished", self.vanished);
+            self.notes.warn(format!("{} objects of {} were deleted before they could be read", self.vanished, self.options.place.url()));
         }
         self.current = Current::End;
         write::end(self.written).into()

@@ -3,7 +3,8 @@
 //! ```text
 //! <prefix>.backstay-restore-<id>/new/<key>    the new objects
 //! <prefix>.backstay-restore-<id>/old/<key>    those that were in service under the same keys, or that are to go
-//! <prefix>.backstay-restore-<id>/kept         from then on all of the old ones are there
+//! <prefix>.backstay-restore-<id>/whole        as long as all of the new ones are there, read back
+//! <prefix>.backstay-restore-<id>/kept         as long as all of the old ones are there
 //! ```
 //!
 //! A bucket has no switch: objects are copied within the server, one by one. What was in service is kept first, all of it; until then
@@ -63,6 +64,15 @@ impl StagedBucket {
 
     fn mark(&self) -> String {
         format!("{}kept", self.whole())
+    }
+
+    fn whole_mark(options: &BucketOptions, id: &str) -> String {
+        format!("{}whole", Self::staging(options, id))
+    }
+
+    /// Says that all of the new objects are there.
+    pub(super) async fn mark_whole(objects: &Objects, options: &BucketOptions, id: &str) -> Result<(), BucketError> {
+        Ok(objects.write(&Self::whole_mark(options, id), &[], Bytes::from_static(b"all new objects are here\n")).await?)
     }
 
     fn in_service(&self, key: &str) -> String {
@@ -148,6 +158,11 @@ impl Staged for StagedBucket {
     }
 
     async fn publish(&mut self) -> Result<(), ComponentError> {
+        // who goes back has begun by removing this
+        let whole = self.objects.head(&Self::whole_mark(&self.options, &self.record.id)).await.map_err(BucketError::from)?;
+        if whole.is_none() {
+            return Err(BucketError::NotWhole(self.options.place.url()).into());
+        }
         if !self.is_kept().await? {
             self.keep().await?;
         }
@@ -167,14 +182,20 @@ impl Staged for StagedBucket {
             remove(&self.objects, &old).await?;
         }
         remove(&self.objects, &new).await?;
-        self.objects.delete(&self.mark()).await.map_err(BucketError::from)?;
+        for mark in [Self::whole_mark(&self.options, &self.record.id), self.mark()] {
+            self.objects.delete(&mark).await.map_err(BucketError::from)?;
+        }
+        self.objects.abort_unfinished(&self.whole()).await;
         Ok(Restored { done, warnings: self.warnings })
     }
 
     async fn undo(self: Box<Self>) -> Result<(), ComponentError> {
         self.back().await?;
-        // the new ones and the mark tell what to bring back, should this be cut short: the mark goes before what it is about
-        self.objects.delete(&self.mark()).await.map_err(BucketError::from)?;
+        // should this be cut short, the marks must not tell of what is no more
+        for mark in [Self::whole_mark(&self.options, &self.record.id), self.mark()] {
+            self.objects.delete(&mark).await.map_err(BucketError::from)?;
+        }
+        self.objects.abort_unfinished(&self.whole()).await;
         Ok(remove(&self.objects, &self.whole()).await?)
     }
 }

@@ -9,18 +9,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::io::SyncIoBridge;
 use tokio_util::sync::CancellationToken;
 
-use super::BucketError;
 use super::headers::{FOLDER, KEY, attribute, headers};
 use super::objects::PARALLEL;
 use super::print::Print;
+use super::{BucketError, BucketOptions};
 use crate::component::directory::archive::read::Reader;
 use crate::component::directory::archive::{Member, MemberKind, shown};
 use crate::component::{ByteStream, ComponentError};
-use crate::storage::Objects;
+use crate::storage::{ObjectError, Objects};
 
 /// Bytes read from the stream at once.
 const BUFFER: usize = 512 << 10;
@@ -49,6 +49,7 @@ pub(super) async fn unpack(
     stream: ByteStream,
     objects: &Objects,
     prefix: String,
+    options: BucketOptions,
     cancel: &CancellationToken,
 ) -> Result<Unpacked, ComponentError> {
     let (objects, cancel, handle) = (objects.clone(), cancel.clone(), Handle::current());
@@ -56,7 +57,7 @@ pub(super) async fn unpack(
     let work = move || {
         let stream = BufReader::with_capacity(BUFFER, SyncIoBridge::new_with_handle(stream, handle.clone()));
         let mut unpacker =
-            Unpacker { objects, prefix, handle, cancel, running: JoinSet::new(), unpacked: Unpacked::default(), left_out: 0 };
+            Unpacker { objects, prefix, options, handle, cancel, running: JoinSet::new(), unpacked: Unpacked::default(), left_out: 0 };
         let done = unpacker.run(stream);
         // uploads that still run would store after the clean-up
         unpacker.handle.block_on(unpacker.running.shutdown());
@@ -68,6 +69,8 @@ pub(super) async fn unpack(
 struct Unpacker {
     objects: Objects,
     prefix: String,
+    /// Of the bucket that the objects are for.
+    options: BucketOptions,
     handle: Handle,
     cancel: CancellationToken,
     /// Small objects on their way.
@@ -115,6 +118,9 @@ impl Unpacker {
         if key.split('/').any(|part| matches!(part, "." | "..")) {
             return refused(whole, "has a part that leads elsewhere");
         }
+        if key.is_empty() || self.options.is_left_out(key) {
+            return refused(whole, "would lie where backups are, or nowhere");
+        }
         Ok(Some(key.to_owned()))
     }
 
@@ -147,7 +153,11 @@ impl Unpacker {
         let (mut hasher, room) = (blake3::Hasher::new(), Arc::new(Semaphore::new(PARTS)));
         let mut sending = JoinSet::new();
         let result = (|| -> Result<(), ComponentError> {
-            let mut count = 0;
+            let (mut count, mut tags) = (0, Vec::new());
+            let mut settle = |sent: Result<Result<(usize, String), ObjectError>, JoinError>| -> Result<(), ComponentError> {
+                tags.push(sent.map_err(|_| BucketError::Died(key.clone()))?.map_err(BucketError::from)?);
+                Ok(())
+            };
             while content.at < size {
                 let bytes = content.take(piece)?;
                 hasher.update(&bytes);
@@ -162,13 +172,15 @@ impl Unpacker {
                     &self.handle,
                 );
                 count += 1;
+                while let Some(sent) = sending.try_join_next() {
+                    settle(sent)?;
+                }
             }
-            let mut tags = vec![String::new(); count];
             while let Some(sent) = self.wait(async { Ok::<_, BucketError>(sending.join_next().await) })? {
-                let (index, tag) = sent.map_err(|_| BucketError::Died(key.clone()))?.map_err(BucketError::from)?;
-                tags[index] = tag;
+                settle(sent)?;
             }
-            self.wait(writing.finish(tags))
+            tags.sort_unstable();
+            self.wait(writing.finish(tags.into_iter().map(|(_, tag)| tag).collect()))
         })();
         if result.is_err() {
             self.handle.block_on(async {
