@@ -216,7 +216,7 @@ impl Objects {
                 let headers = vec![("x-amz-copy-source".to_owned(), source.clone()), ("x-amz-copy-source-range".to_owned(), range)];
                 parts.push(writing.send("copy a part to", index, headers, Bytes::new()).await?);
             }
-            writing.finish(parts).await
+            writing.finish(parts, size).await
         };
         let result = copied.await;
         if result.is_err() {
@@ -415,8 +415,9 @@ impl Writing {
         response.headers().get("etag").and_then(|etag| etag.to_str().ok()).map(str::to_owned).ok_or_else(missing)
     }
 
-    /// Makes the object visible; `parts` in their order.
-    pub async fn finish(&self, parts: Vec<String>) -> Result<(), ObjectError> {
+    /// Makes the object visible; `parts` in their order, of `size` bytes in all. A completion whose answer was lost is not found when it is asked for
+    /// again, and the object is there.
+    pub async fn finish(&self, parts: Vec<String>, size: u64) -> Result<(), ObjectError> {
         let part = |(index, tag): (usize, &String)| {
             format!("<Part><PartNumber>{}</PartNumber><ETag>{}</ETag></Part>", index + 1, quick_xml::escape::escape(tag.as_str()))
         };
@@ -424,7 +425,10 @@ impl Writing {
         let mut call = Call::new("complete the upload of", Method::POST, &self.key);
         call.query.push(("uploadId", self.id.clone()));
         call.body = format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>").into();
-        self.objects.text(&call).await.map(drop)
+        match self.objects.text(&call).await {
+            Err(error) if error.is_not_found() && self.objects.head(&self.key).await?.is_some_and(|found| found.size == size) => Ok(()),
+            result => result.map(drop),
+        }
     }
 
     /// Removes its parts, as far as the store can be reached.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt;
-use object_store::ObjectStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::support::{Backstay, Gate, Row, Scratch, Seaweed, Side, Tree, assert_same_tree, toml};
 
@@ -102,11 +102,16 @@ async fn a_copy_that_is_killed_is_ended_by_the_next() {
     Row { scenario: "a backup is copied into a bucket", faults: "SIGKILL before or after a request that changes it", runs: kills }.print();
 }
 
-#[test]
-fn what_is_damaged_or_not_there_is_not_copied() {
+#[tokio::test]
+async fn what_is_damaged_claimed_or_not_there_is_not_copied() {
     let house = House::new();
     let backstay = house.program(&house.server.endpoint());
     let name = backstay.backup();
+    // a run that only sleeps would remove what was copied to its name
+    let claim = object_store::path::Path::from(format!("copies/{name}/SHA256SUMS"));
+    house.server.bucket("backups").put(&claim, "# host process 1 is at work on this backup: x\n".into()).await.expect("stored");
+    backstay.run(&["copy", &name, "--from", "local", "--to", "offsite"]).expect_code(3).expect_message("what a run has left");
+    house.server.bucket("backups").delete(&claim).await.expect("deleted");
     let artifact = house.place.join("store").join(&name).join("media/media.tar.gz");
     let mut bytes = std::fs::read(&artifact).expect("read");
     let middle = bytes.len() / 2;

@@ -180,7 +180,7 @@ impl Unpacker {
                 settle(sent)?;
             }
             tags.sort_unstable();
-            self.wait(writing.finish(tags.into_iter().map(|(_, tag)| tag).collect()))
+            self.wait(writing.finish(tags.into_iter().map(|(_, tag)| tag).collect(), size))
         })();
         if result.is_err() {
             self.handle.block_on(async {
