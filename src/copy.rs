@@ -87,25 +87,12 @@ pub async fn copy(
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<Copied, CopyError> {
-    let (manifest, bytes) = from.find_with_bytes(name).await?;
-    match to.find_with_bytes(name).await {
-        Ok((_, found)) if found == bytes => return Ok(Copied::Found),
-        Ok(_) | Err(CatalogError::Damaged { .. } | CatalogError::Untrusted { .. }) => {
-            return Err(CopyError::Other { name: name.clone(), target: to.target().name().to_string() });
-        }
-        Err(CatalogError::NotFound(_)) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let claim = format!("{CLAIM}{} is on its way: {}\n", from.target().name(), uuid::Uuid::new_v4());
-    match to.claim(name, claim).await {
-        Ok(()) => {}
-        // under the lease, the copy that had begun it is no more; a run may only have slept, and removes what it believes to be its own
-        Err(StorageError::Occupied { .. }) if is_a_copys(&to.claimed_by(name).await?, &manifest, &bytes) => {}
-        Err(StorageError::Occupied { .. }) => {
-            return Err(CopyError::Taken { name: name.clone(), target: to.target().name().to_string() });
-        }
-        Err(error) => return Err(error.into()),
-    }
+    let begun = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(CopyError::Cancelled),
+        begun = begin(from, to, name) => begun?,
+    };
+    let Some((manifest, bytes)) = begun else { return Ok(Copied::Found) };
     let mut sent = 0;
     for artifact in manifest.artifacts() {
         let there = tokio::select! {
@@ -116,7 +103,15 @@ pub async fn copy(
         if there {
             continue;
         }
-        send(from.target(), to.target(), name, artifact, progress, cancel).await?;
+        let send = || send(from.target(), to.target(), name, artifact, progress, cancel);
+        match send().await {
+            // a byte may have been changed on its way here
+            Err(error @ CopyError::Damaged { .. }) => {
+                tracing::warn!("{}; it is read a second time", describe(&error));
+                send().await?;
+            }
+            sent => sent?,
+        }
         sent += artifact.stored_bytes;
     }
     lease.confirm().await?;
@@ -127,6 +122,27 @@ pub async fn copy(
         return Err(error.into());
     }
     Ok(Copied::Sent(sent))
+}
+
+/// Finds the backup and claims its name in the target that it goes to; `None` if the same one is there.
+async fn begin(from: &Catalog, to: &Catalog, name: &BackupName) -> Result<Option<(Manifest, Bytes)>, CopyError> {
+    let (manifest, bytes) = from.find_with_bytes(name).await?;
+    match to.find_with_bytes(name).await {
+        Ok((_, found)) if found == bytes => return Ok(None),
+        Ok(_) | Err(CatalogError::Damaged { .. } | CatalogError::Untrusted { .. }) => {
+            return Err(CopyError::Other { name: name.clone(), target: to.target().name().to_string() });
+        }
+        Err(CatalogError::NotFound(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let claim = format!("{CLAIM}{} is on its way: {}\n", from.target().name(), uuid::Uuid::new_v4());
+    match to.claim(name, claim).await {
+        Ok(()) => Ok(Some((manifest, bytes))),
+        // under the lease, the copy that had begun it is no more; a run may only have slept, and removes what it believes to be its own
+        Err(StorageError::Occupied { .. }) if is_a_copys(&to.claimed_by(name).await?, &manifest, &bytes) => Ok(Some((manifest, bytes))),
+        Err(StorageError::Occupied { .. }) => Err(CopyError::Taken { name: name.clone(), target: to.target().name().to_string() }),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether what lies there in place of the list of checksums was left by a copy: its claim, or the list itself, which is its last step but one.
@@ -148,25 +164,8 @@ async fn is_there(target: &Target, name: &BackupName, artifact: &Artifact) -> Re
     Ok(hex(&hasher.finalize()) == artifact.sha256)
 }
 
-/// What differs is sent a second time: a byte may have been changed on its way here.
+/// Sends one artifact, and compares it with the manifest while it flows.
 async fn send(
-    from: &Target,
-    to: &Target,
-    name: &BackupName,
-    artifact: &Artifact,
-    progress: &Progress,
-    cancel: &CancellationToken,
-) -> Result<(), CopyError> {
-    match send_once(from, to, name, artifact, progress, cancel).await {
-        Err(error @ CopyError::Damaged { .. }) => {
-            tracing::warn!("{}; it is read a second time", describe(&error));
-            send_once(from, to, name, artifact, progress, cancel).await
-        }
-        result => result,
-    }
-}
-
-async fn send_once(
     from: &Target,
     to: &Target,
     name: &BackupName,

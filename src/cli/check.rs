@@ -107,7 +107,8 @@ async fn components(settings: &Settings) -> Vec<Finding> {
         let subject = format!("{} {}", source.kind().as_str(), source.name());
         match source.check().await {
             Ok(facts) => {
-                let text = facts.iter().map(|(k, v)| format!("{k} {}", plain(v))).collect::<Vec<_>>().join(", ");
+                let told = facts.iter().map(|(k, v)| (k, plain(v))).filter(|(_, text)| !text.is_empty());
+                let text = told.map(|(k, text)| format!("{k} {text}")).collect::<Vec<_>>().join(", ");
                 Finding { subject, verdict: Verdict::Ok, text }
             }
             Err(error @ ComponentError::Absent(_)) => Finding { subject, verdict: Verdict::Skipped, text: describe(&error) },

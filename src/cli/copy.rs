@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{CopyArgs, Global};
 use super::progress::Progress;
-use super::{choose_targets, output};
+use super::{choose_targets, or_cancelled, output};
 use crate::assembly;
 use crate::catalog::{Catalog, CatalogError, Entry};
 use crate::chain::{describe, explain};
@@ -23,7 +23,10 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: CopyArgs, ca
     }
     let from = open(settings, &args.from, Access::Read).await?;
     let to = open(settings, &args.to, Access::Write).await?;
-    let (names, mut failures) = if args.all { missing(&from, &to, args.job.as_ref()).await? } else { (parsed(&args)?, Vec::new()) };
+    let (names, mut failures) = match args.all {
+        true => or_cancelled(cancel, missing(&from, &to, args.job.as_ref())).await?,
+        false => (parsed(&args)?, Vec::new()),
+    };
     let progress = pipeline::Progress::default();
     let shown = Progress::show(global, "copied", progress.clone());
     let (mut rows, mut damaged) = (Vec::new(), false);
@@ -31,13 +34,18 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: CopyArgs, ca
     for name in names {
         // for one backup at a time: a run of the job that is due meanwhile is not kept waiting for all of them
         let holder = format!("a copy by process {}", std::process::id());
-        let result = match Lease::acquire(to.target(), name.job(), &holder).await {
+        let acquired = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(CopyError::Cancelled),
+            acquired = Lease::acquire(to.target(), name.job(), &holder) => acquired.map_err(CopyError::from),
+        };
+        let result = match acquired {
             Ok(lease) => {
                 let copied = copy(&from, &to, &lease, &name, &progress, cancel).await;
                 lease.release().await;
                 copied
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         };
         match result {
             Ok(copied) => rows.push((name, copied)),

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{Global, VerifyArgs};
 use super::choose::Wanted;
 use super::progress::Progress;
-use super::{choose, identities, open_catalogs, output};
+use super::{choose, identities, open_catalogs, or_cancelled, output};
 use crate::assembly;
 use crate::catalog::Catalog;
 use crate::chain::describe;
@@ -27,7 +27,7 @@ use crate::verdict::{Found, Verdict};
 pub(super) async fn run(global: &Global, settings: &Settings, args: VerifyArgs, cancel: &CancellationToken) -> Result<(), Error> {
     let (catalogs, unread) = open_catalogs(settings, args.target.as_ref()).await?;
     let wanted = Wanted { name: args.name.as_deref(), job: args.job.as_ref(), only: &args.only, before: args.before };
-    let (target, manifest) = choose::backup(&catalogs, unread, &wanted).await?;
+    let (target, manifest) = or_cancelled(cancel, choose::backup(&catalogs, unread, &wanted)).await?;
     let progress = pipeline::Progress::default();
     let shown = Progress::show(global, "restored", progress.clone());
     let report = drill(settings, &target, manifest, &args.only, progress, cancel).await;

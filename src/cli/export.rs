@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{ExportArgs, Global};
 use super::choose::Wanted;
 use super::progress::Progress;
-use super::{choose, identities, open_catalogs, output};
+use super::{choose, identities, open_catalogs, or_cancelled, output};
 use crate::config::Settings;
 use crate::error::Error;
 use crate::export::export;
@@ -15,7 +15,7 @@ use crate::pipeline;
 pub(super) async fn run(global: &Global, settings: &Settings, args: ExportArgs, cancel: &CancellationToken) -> Result<(), Error> {
     let (catalogs, unread) = open_catalogs(settings, args.target.as_ref()).await?;
     let wanted = Wanted { name: Some(&args.name), job: args.job.as_ref(), only: &args.only, before: args.before };
-    let (target, manifest) = choose::backup(&catalogs, unread, &wanted).await?;
+    let (target, manifest) = or_cancelled(cancel, choose::backup(&catalogs, unread, &wanted)).await?;
     let identities = identities(settings, &target, &manifest).await?;
     let progress = pipeline::Progress::default();
     let shown = Progress::show(global, "fetched", progress.clone());

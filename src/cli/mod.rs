@@ -135,6 +135,18 @@ fn cancel_on_signal() -> CancellationToken {
     cancel
 }
 
+/// Work that nothing has to be removed after, such as looking for a backup in a target that does not answer.
+async fn or_cancelled<T, E>(cancel: &CancellationToken, work: impl Future<Output = Result<T, E>>) -> Result<T, Error>
+where
+    Error: From<E>,
+{
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(Error::Cancelled),
+        done = work => Ok(done?),
+    }
+}
+
 /// Waits for SIGINT or SIGTERM.
 async fn stop_signal() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {

@@ -21,7 +21,7 @@ pub(super) fn names(manifest: &Manifest, args: &RestoreArgs) -> Result<Vec<Compo
     match args.only.as_slice() {
         [] => {}
         [name] => match manifest.component(name) {
-            Some(component) if component.kind != kind => {
+            Some(component) if !fits(component.kind, kind) => {
                 return usage(format!("{option} is for a {} component, which `{name}` is not", kind.as_str()), "Name another with --only.");
             }
             Some(component) => return one_database(component, args).map(|()| vec![name.clone()]),
@@ -29,12 +29,17 @@ pub(super) fn names(manifest: &Manifest, args: &RestoreArgs) -> Result<Vec<Compo
         },
         _ => return usage(format!("{option} restores a part of one component, and nothing else"), "Name one with --only."),
     }
-    let candidates: Vec<&Component> = held().filter(|c| c.kind == kind).collect();
+    let candidates: Vec<&Component> = held().filter(|c| fits(c.kind, kind)).collect();
     match candidates.as_slice() {
         [one] => one_database(one, args).map(|()| vec![one.name.clone()]),
         [] => Err(Error::NotFound { what: format!("backup `{}` holds no {} component", manifest.name, kind.as_str()), advice: None }),
         many => usage(format!("{option} of which component: {}?", list(many)), "Name one with --only."),
     }
+}
+
+/// Whether a component of a kind has parts of that kind: the archive of a bucket is that of a directory too.
+fn fits(kind: Kind, wanted: Kind) -> bool {
+    kind == wanted || (kind, wanted) == (Kind::Bucket, Kind::Directory)
 }
 
 /// Tables are those of one database.

@@ -8,7 +8,7 @@ use super::choose::Wanted;
 use super::progress::Progress;
 use super::recover::Finder;
 use super::safety::Safety;
-use super::{choose, identities, legacy, open_catalogs, output, part, recover};
+use super::{choose, identities, legacy, open_catalogs, or_cancelled, output, part, recover};
 use crate::assembly;
 use crate::clock::{Clock, SystemClock};
 use crate::component::{Destination, RestoreOptions, Restored};
@@ -28,7 +28,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs,
     let wanted = Wanted { name: args.name.as_deref(), job: args.job.as_ref(), only: &args.only, before: args.before };
     let (target, manifest) = match legacy::find(settings, &catalogs, &unread, wanted.name, &args.only, cancel).await? {
         Some(found) => found,
-        None => choose::backup(&catalogs, unread, &wanted).await?,
+        None => or_cancelled(cancel, choose::backup(&catalogs, unread, &wanted)).await?,
     };
     let progress = pipeline::Progress::default();
     let parts = parts(settings, &manifest, &args, destinations)?;
@@ -36,7 +36,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: RestoreArgs,
     let restore = Restore::new(&target, manifest, parts, identities, progress.clone())?;
     let finder = Finder::open(settings).await?;
     finder.make_way(&restore, false).await?;
-    let plan = restore.plan().await?;
+    let plan = or_cancelled(cancel, restore.plan()).await?;
 
     let say: fn(&str) -> Result<(), Error> = if args.dry_run && !args.json {
         output::answer

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::{Global, VerifyArgs};
 use super::choose::Wanted;
 use super::progress::Progress;
-use super::{choose, open_catalogs, output};
+use super::{choose, open_catalogs, or_cancelled, output};
 use crate::catalog::{Catalog, CatalogError};
 use crate::chain::{describe, explain};
 use crate::clock::{Clock, SystemClock};
@@ -44,7 +44,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: VerifyArgs, 
         }
         name => {
             let wanted = Wanted { name, job: args.job.as_ref(), only: &[], before: args.before };
-            Some(choose::backup(&catalogs, unread.clone(), &wanted).await?.1.name)
+            Some(or_cancelled(cancel, choose::backup(&catalogs, unread.clone(), &wanted)).await?.1.name)
         }
     };
     let identities = settings.encryption.identities()?;
@@ -54,7 +54,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: VerifyArgs, 
     for catalog in &catalogs {
         let names = match &name {
             Some(name) => vec![name.clone()],
-            None => match catalog.target().backup_names().await {
+            None => match or_cancelled(cancel, async { Ok::<_, Error>(catalog.target().backup_names().await) }).await? {
                 Ok(all) => all.into_iter().filter(|name| args.job.as_ref().is_none_or(|job| name.job() == job)).collect(),
                 Err(error) => {
                     unread.push(explain(&error, error.advice()));
@@ -63,7 +63,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: VerifyArgs, 
             },
         };
         for name in names {
-            rows.extend(check(catalog, name, &identities, &progress, cancel).await?);
+            rows.extend(or_cancelled(cancel, check(catalog, name, &identities, &progress, cancel)).await?);
         }
     }
     drop(shown);

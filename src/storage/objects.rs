@@ -8,11 +8,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::stream::{self, BoxStream, Stream, StreamExt};
-use object_store::client::{HttpError, HttpRequest, HttpRequestBody, HttpResponse};
+use futures_util::stream::{self, Stream};
+use object_store::client::{HttpRequest, HttpRequestBody, HttpResponse};
 use object_store::signer::{HeaderName, HeaderValue, Method};
 use percent_encoding::utf8_percent_encode;
-use serde::Deserialize;
 use thiserror::Error;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -22,6 +21,14 @@ use super::options::S3Options;
 use super::retry::Retries;
 use super::s3;
 use crate::name::TargetName;
+
+mod page;
+mod reading;
+mod writing;
+
+use page::{Page, page};
+pub use reading::Reading;
+pub use writing::Writing;
 
 /// Largest object that is copied by one request. <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html>
 const LARGEST_COPY: u64 = 5 << 30;
@@ -85,26 +92,6 @@ pub struct Described {
 pub struct Objects {
     bucket: Bucket,
     name: String,
-}
-
-/// An object whose content is being read.
-pub struct Reading {
-    objects: Objects,
-    key: String,
-    described: Described,
-    at: u64,
-    body: Option<BoxStream<'static, Result<Bytes, HttpError>>>,
-    /// Since the last bytes came; `None` as long as nothing has failed since.
-    retries: Option<Retries>,
-}
-
-/// A large object on its way into the bucket, part by part. It becomes visible by [`Writing::finish`]; one that is dropped leaves parts, so
-/// call [`Writing::abort`].
-#[derive(Debug, Clone)]
-pub struct Writing {
-    objects: Objects,
-    key: String,
-    id: String,
 }
 
 struct Call<'a> {
@@ -335,112 +322,6 @@ impl Objects {
     }
 }
 
-impl Reading {
-    pub fn described(&self) -> &Described {
-        &self.described
-    }
-
-    /// The next bytes; `None` after exactly as many as [`Described::size`] says. A connection that breaks is replaced, and goes on where it
-    /// broke if the object is still the same.
-    ///
-    /// # Errors
-    /// [`ObjectError`] when it stays away, or the object was replaced.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, ObjectError> {
-        loop {
-            if self.at == self.described.size {
-                return Ok(None);
-            }
-            let error = match &mut self.body {
-                None => match again(&self.objects, &self.key, self.at, self.described.etag.as_ref()).await {
-                    Ok(body) => {
-                        self.body = Some(body);
-                        continue;
-                    }
-                    Err(error) => return Err(error),
-                },
-                Some(body) => match body.next().await {
-                    Some(Ok(bytes)) if bytes.len() as u64 <= self.described.size - self.at => {
-                        self.at += bytes.len() as u64;
-                        self.retries = None;
-                        return Ok(Some(bytes));
-                    }
-                    Some(Ok(_)) => failed("the store sent more than it said"),
-                    Some(Err(error)) => failed(error),
-                    None => failed("the store sent less than it said"),
-                },
-            };
-            self.body = None;
-            let Some(pause) = self.retries.get_or_insert_with(Retries::new).next() else {
-                return Err(self.objects.error("read", &self.key, error));
-            };
-            tokio::time::sleep(pause).await;
-        }
-    }
-}
-
-/// The rest of an object that is still the one with that ETag.
-async fn again(
-    objects: &Objects,
-    key: &str,
-    at: u64,
-    etag: Option<&HeaderValue>,
-) -> Result<BoxStream<'static, Result<Bytes, HttpError>>, ObjectError> {
-    let mut headers = identity();
-    headers.push(("range".to_owned(), format!("bytes={at}-")));
-    // ETags are quoted ASCII
-    headers.extend(etag.and_then(|etag| etag.to_str().ok()).map(|etag| ("if-match".to_owned(), etag.to_owned())));
-    let response = objects.send(&Call { headers, ..Call::new("read", Method::GET, key) }).await?;
-    if at > 0 && response.status().as_u16() != 206 {
-        return Err(objects.error("read", key, failed("the store does not know ranges")));
-    }
-    Ok(response.into_body().bytes_stream())
-}
-
-impl Writing {
-    /// Stores part `index`, counted from 0; what it answers is for [`Writing::finish`].
-    pub async fn part(&self, index: usize, body: Bytes) -> Result<String, ObjectError> {
-        self.send("write a part of", index, Vec::new(), body).await
-    }
-
-    async fn send(&self, action: &'static str, index: usize, headers: Vec<(String, String)>, body: Bytes) -> Result<String, ObjectError> {
-        let query = vec![("partNumber", (index + 1).to_string()), ("uploadId", self.id.clone())];
-        let copies = !headers.is_empty();
-        let call = Call { query, headers, body, ..Call::new(action, Method::PUT, &self.key) };
-        let missing = || self.objects.error(action, &self.key, failed("the answer has no ETag"));
-        if copies {
-            let text = self.objects.text(&call).await?;
-            return element(&text, "ETag").map(unescaped).ok_or_else(missing);
-        }
-        let response = self.objects.send(&call).await?;
-        response.headers().get("etag").and_then(|etag| etag.to_str().ok()).map(str::to_owned).ok_or_else(missing)
-    }
-
-    /// Makes the object visible; `parts` in their order, of `size` bytes in all. A completion whose answer was lost is not found when it is asked for
-    /// again, and the object is there.
-    pub async fn finish(&self, parts: Vec<String>, size: u64) -> Result<(), ObjectError> {
-        let part = |(index, tag): (usize, &String)| {
-            format!("<Part><PartNumber>{}</PartNumber><ETag>{}</ETag></Part>", index + 1, quick_xml::escape::escape(tag.as_str()))
-        };
-        let parts: String = parts.iter().enumerate().map(part).collect();
-        let mut call = Call::new("complete the upload of", Method::POST, &self.key);
-        call.query.push(("uploadId", self.id.clone()));
-        call.body = format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>").into();
-        match self.objects.text(&call).await {
-            Err(error) if error.is_not_found() && self.objects.head(&self.key).await?.is_some_and(|found| found.size == size) => Ok(()),
-            result => result.map(drop),
-        }
-    }
-
-    /// Removes its parts, as far as the store can be reached.
-    pub async fn abort(&self) {
-        let mut call = Call::new("abort the upload of", Method::DELETE, &self.key);
-        call.query.push(("uploadId", self.id.clone()));
-        if let Err(error) = self.objects.send(&call).await {
-            tracing::warn!("{}: {}", error, error.source);
-        }
-    }
-}
-
 /// Everything but what RFC 3986 calls unreserved.
 const STRICT: percent_encoding::AsciiSet = KEY.add(b'/');
 
@@ -465,52 +346,6 @@ fn described(response: &HttpResponse) -> Option<Described> {
     })
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Page {
-    listed: Vec<Listed>,
-    next: Option<String>,
-}
-
-/// Reads an answer to ListObjectsV2.
-fn page(xml: &str) -> Result<Page, String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Answer {
-        #[serde(default)]
-        encoding_type: String,
-        #[serde(default)]
-        contents: Vec<Entry>,
-        #[serde(default)]
-        is_truncated: bool,
-        next_continuation_token: Option<String>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Entry {
-        key: String,
-        size: u64,
-        last_modified: DateTime<Utc>,
-    }
-    let answer: Answer = quick_xml::de::from_str(xml).map_err(|error| format!("the answer is not a list of objects: {error}"))?;
-    let key = |key: &str| -> Result<String, String> {
-        if answer.encoding_type != "url" {
-            return Ok(key.to_owned());
-        }
-        // as forms are encoded: `+` is a space, and a plus sign is never itself
-        let text = key.replace('+', "%20");
-        percent_encoding::percent_decode_str(&text).decode_utf8().map(Into::into).map_err(|_| format!("the key `{key}` is not UTF-8"))
-    };
-    let mut listed = Vec::with_capacity(answer.contents.len());
-    for entry in &answer.contents {
-        listed.push(Listed { key: key(&entry.key)?, size: entry.size, modified: entry.last_modified });
-    }
-    match (answer.is_truncated, answer.next_continuation_token.filter(|token| !token.is_empty())) {
-        (true, None) => Err("the list is cut, and does not say how it goes on".to_owned()),
-        (true, next) => Ok(Page { listed, next }),
-        (false, _) => Ok(Page { listed, next: None }),
-    }
-}
-
 fn unescaped(text: &str) -> String {
     quick_xml::escape::unescape(text).map_or_else(|_| text.to_owned(), Into::into)
 }
@@ -521,40 +356,4 @@ fn not_found(key: &str) -> object_store::Error {
 
 fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> object_store::Error {
     object_store::Error::Generic { store: "S3", source: source.into() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn any_key_is_read_from_a_list() {
-        let entry = |key: &str| {
-            format!(
-                "<Contents><Key>{key}</Key><LastModified>2026-01-02T03:04:05.678Z</LastModified><ETag>&quot;x&quot;</ETag><Size>7</Size></Contents>"
-            )
-        };
-        let list = |encoding: &str, keys: &[&str], rest: &str| {
-            let entries: String = keys.iter().map(|key| entry(key)).collect();
-            format!("<?xml version=\"1.0\"?><ListBucketResult xmlns=\"x\"><Name>b</Name>{encoding}{entries}{rest}</ListBucketResult>")
-        };
-        let keys = |xml: &str| page(xml).expect("a list").listed.into_iter().map(|listed| listed.key).collect::<Vec<_>>();
-        let url = "<EncodingType>url</EncodingType>";
-        let encoded = list(url, &["a//b", "dir/", "with+space", "a%2Bb", "%C3%BC%26%3C", "%01"], "<IsTruncated>false</IsTruncated>");
-        assert_eq!(keys(&encoded), ["a//b", "dir/", "with space", "a+b", "ü&<", "\u{1}"]);
-        assert_eq!(keys(&list("", &["a+b%20", "x&amp;&lt;y"], "")), ["a+b%20", "x&<y"]);
-        assert_eq!(keys(&list("", &[], "")), [""; 0]);
-        let first = page(&encoded).expect("a list").listed.remove(0);
-        assert_eq!((first.size, first.modified.to_rfc3339()), (7, "2026-01-02T03:04:05.678+00:00".to_owned()));
-    }
-
-    #[test]
-    fn a_list_goes_on_or_is_refused() {
-        let list = |rest: &str| page(&format!("<ListBucketResult>{rest}</ListBucketResult>"));
-        let more = "<IsTruncated>true</IsTruncated><NextContinuationToken>t&amp;1</NextContinuationToken>";
-        assert_eq!(list(more), Ok(Page { listed: Vec::new(), next: Some("t&1".to_owned()) }));
-        assert!(list("<IsTruncated>true</IsTruncated>").is_err());
-        assert!(page("<html>").is_err() && page("").is_err());
-        assert!(list("<EncodingType>url</EncodingType><Contents><Key>%FF</Key><LastModified>2026-01-02T03:04:05Z</LastModified><Size>1</Size></Contents>").is_err());
-    }
 }

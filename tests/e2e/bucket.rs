@@ -208,6 +208,11 @@ async fn files_move_into_a_bucket_and_back() {
     for (key, (content, _)) in &before {
         assert!(*content == std::fs::read(look.join(key)).expect("read"), "{key}");
     }
+    let part = site.join("part");
+    let into = format!("media-bucket={}", part.display());
+    backstay.succeed(&["restore", &name, "--only", "media-bucket", "--path", "*.svg", "--yes", "--into", &into]);
+    assert_eq!(Tree::of(&part).len(), 4, "{:?}: the folders and one file", Tree::of(&part));
+    backstay.run(&["restore", &name, "--only", "media-bucket", "--path", "*.svg", "--yes"]).expect_code(1).expect_message("--into");
     let again = house.program(&["look"], &toml::directory("look", &look));
     let moved = again.succeed(&["backup", "--json", "--only", "look"]).json();
     house.server.create_bucket("again");

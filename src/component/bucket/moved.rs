@@ -195,7 +195,11 @@ impl Staged for Moved {
 
     async fn finish(self: Box<Self>) -> Result<Restored, ComponentError> {
         let mut restored = self.inner.finish().await?;
-        restored.done.extend(self.compared);
+        if let Some(compared) = self.compared {
+            // what the directory says of a fingerprint that was kept from it
+            restored.done.retain(|done| !done.starts_with("not compared"));
+            restored.done.push(compared);
+        }
         Ok(restored)
     }
 

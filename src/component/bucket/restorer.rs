@@ -74,13 +74,14 @@ impl Restorer for BucketRestorer {
         let url = to.place.url();
         let held = match count {
             0 => "no object".to_owned(),
+            1 => "1 object".to_owned(),
             COUNTED => format!("{COUNTED} objects or more"),
             count => format!("{count} objects"),
         };
         let extra = if options.delete_extra { "are deleted" } else { "stay (--delete-extra deletes them)" };
         let steps = vec![
             format!("upload {} ({} bytes) into a place of its own in {url}, and read it back", artifact.path, artifact.raw_bytes),
-            format!("keep what {url} holds under the same keys, then copy the new objects over it within the bucket; there is {held} now"),
+            format!("keep what {url} holds under the same keys, then copy the new objects over it within the bucket; it holds {held} now"),
             format!("objects that the backup does not hold {extra}"),
         ];
         Ok(Plan { steps, replaces: count > 0, ..Plan::default() })

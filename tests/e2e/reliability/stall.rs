@@ -198,3 +198,37 @@ fn a_run_that_waits_for_the_answer_of_a_target_is_stopped_at_once() {
     Row { scenario: "a run is stopped while its target does not answer", faults: "SIGTERM before the answer to the lease", runs: 1 }
         .print();
 }
+
+/// Likewise whoever looks for a backup there.
+#[test]
+fn a_command_that_looks_for_a_backup_where_nobody_answers_is_stopped_at_once() {
+    let (_media, media) = directory(1);
+    let (server, store) = (Seaweed::start(), Scratch::new());
+    let sections = [job("components = [\"media\"]"), media, toml::file_target("local", store.path())].concat();
+    let to = store.join("export");
+    let looking: [&[&str]; 6] = [
+        &["restore", "latest", "--target", "s3", "--yes"],
+        &["verify", "--all", "--target", "s3"],
+        &["verify", "latest", "--target", "s3", "--drill"],
+        &["export", "latest", to.to_str().expect("UTF-8"), "--target", "s3"],
+        &["copy", "--all", "--from", "local", "--to", "s3"],
+        &["copy", "default-2026-01-02-030405", "--from", "s3", "--to", "local"],
+    ];
+    for args in looking {
+        let gate = Gate::at(server.port(), 1, Side::Before);
+        let target = toml::s3_target_by("s3", &gate.endpoint(), &server, Seaweed::BUCKET);
+        let backstay = Backstay::new(&[sections.as_str(), target.as_str()].concat());
+        let mut child = backstay.spawn(args);
+        assert!(gate.reached(&mut child), "{args:?}");
+        server.freeze();
+        kill_process(Pid::from_child(&child), Signal::TERM).expect("send a signal");
+        Outcome::of(child).expect_code(130);
+        server.thaw();
+    }
+    Row {
+        scenario: "a backup is looked for in a target that does not answer",
+        faults: "SIGTERM before its first answer",
+        runs: looking.len(),
+    }
+    .print();
+}
