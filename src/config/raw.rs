@@ -12,6 +12,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::secret::Secret;
 
+mod target;
+
+pub(super) use target::{RawBucket, RawTarget};
+
 /// A secret as a layer gave it; `None` when empty.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SecretText(pub(super) Option<Secret>);
@@ -186,150 +190,6 @@ impl Default for RawJob {
             timeout: "0s".into(),
             stall_timeout: "10m".into(),
             drill: String::new(),
-        }
-    }
-}
-
-/// `[targets.NAME]`
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(title = "A target", rename = "Target")]
-pub(super) struct RawTarget {
-    /// `file:///path`, `file://./relative` or `s3://bucket/prefix`.
-    pub url: String,
-    /// Most bytes a second of artifacts that go to this target and come from it, together, such as `20MiB/s`. Unset: no limit.
-    pub limit: String,
-    /// S3: URL of the server, such as `https://minio.example.com:9000`. Unset: AWS.
-    pub endpoint: String,
-    /// S3: region. Unset: `$AWS_REGION`, else `us-east-1`.
-    pub region: String,
-    /// S3: access key. Unset: `$AWS_ACCESS_KEY_ID`.
-    pub access_key_id: SecretText,
-    /// S3: secret key. Unset: `$AWS_SECRET_ACCESS_KEY`.
-    pub secret_access_key: SecretText,
-    /// S3: session token. Unset: `$AWS_SESSION_TOKEN`, when the keys come from the environment too.
-    pub session_token: SecretText,
-    /// S3: a profile of the AWS configuration files.
-    #[schemars(extend("x-later" = "profiles are not in this version; use access_key_id and secret_access_key"))]
-    pub profile: String,
-    /// S3: where the name of the bucket goes in a request. Unset: path with an endpoint, virtual without.
-    #[schemars(extend("enum" = ["", "path", "virtual"]))]
-    pub addressing: String,
-    /// S3: let the endpoint be `http://`. Keys are signed, but the data is readable on the way.
-    pub allow_http: bool,
-    /// S3: PEM file of certificate authorities to trust besides the system's.
-    pub ca_file: String,
-    /// S3: size of an upload part, such as `16MiB` (5MiB to 5GiB). Unset: chosen from the size of the artifact. Parts that do not fit
-    /// into memory are joined by the server out of pieces, which lie below `.backstay/parts` until then.
-    pub part_size: String,
-    /// S3: most parts that the provider takes in one upload.
-    #[schemars(range(min = 1, max = 10_000))]
-    pub max_parts: u32,
-    /// S3: storage class of the objects, such as `STANDARD_IA`.
-    pub storage_class: String,
-    /// S3: checksum that each upload carries for the server to check.
-    #[schemars(extend("enum" = ["none", "sha256"]))]
-    pub checksum: String,
-    /// S3: credentials from an identity provider.
-    #[schemars(extend("x-later" = "web identity is not in this version; use access_key_id and secret_access_key"))]
-    pub web_identity: BTreeMap<String, String>,
-    /// Set by authentik's environment only.
-    #[schemars(skip)]
-    pub insecure_skip_verify: bool,
-}
-
-impl Default for RawTarget {
-    fn default() -> Self {
-        Self {
-            url: String::new(),
-            limit: String::new(),
-            endpoint: String::new(),
-            region: String::new(),
-            access_key_id: SecretText::default(),
-            secret_access_key: SecretText::default(),
-            session_token: SecretText::default(),
-            profile: String::new(),
-            addressing: String::new(),
-            allow_http: false,
-            ca_file: String::new(),
-            part_size: String::new(),
-            max_parts: 10_000,
-            storage_class: String::new(),
-            checksum: "none".into(),
-            web_identity: BTreeMap::new(),
-            insecure_skip_verify: false,
-        }
-    }
-}
-
-/// `[bucket.NAME]`
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(title = "A bucket", rename = "Bucket")]
-pub(super) struct RawBucket {
-    /// `s3://bucket`, or `s3://bucket/prefix` for what lies below the prefix. What targets in the same bucket hold is left out.
-    pub url: String,
-    /// URL of the server, such as `https://minio.example.com:9000`. Unset: AWS.
-    pub endpoint: String,
-    /// Region. Unset: `$AWS_REGION`, else `us-east-1`.
-    pub region: String,
-    /// Access key. Unset: `$AWS_ACCESS_KEY_ID`.
-    pub access_key_id: SecretText,
-    /// Secret key. Unset: `$AWS_SECRET_ACCESS_KEY`.
-    pub secret_access_key: SecretText,
-    /// Session token. Unset: `$AWS_SESSION_TOKEN`, when the keys come from the environment too.
-    pub session_token: SecretText,
-    /// Where the name of the bucket goes in a request. Unset: path with an endpoint, virtual without.
-    #[schemars(extend("enum" = ["", "path", "virtual"]))]
-    pub addressing: String,
-    /// Let the endpoint be `http://`. Keys are signed, but the data is readable on the way.
-    pub allow_http: bool,
-    /// PEM file of certificate authorities to trust besides the system's.
-    pub ca_file: String,
-    /// What a backup notes for a restore to be compared with: hashes of all keys, contents and headers, only how many objects and bytes
-    /// there are, or nothing. With hashes, a restore reads the new objects once.
-    #[schemars(extend("enum" = ["full", "counts", "off"]))]
-    pub fingerprint: String,
-    /// Set by authentik's environment only.
-    #[schemars(skip)]
-    pub insecure_skip_verify: bool,
-}
-
-impl Default for RawBucket {
-    fn default() -> Self {
-        let RawTarget { url, endpoint, region, access_key_id, secret_access_key, session_token, addressing, allow_http, ca_file, .. } =
-            RawTarget::default();
-        Self {
-            url,
-            endpoint,
-            region,
-            access_key_id,
-            secret_access_key,
-            session_token,
-            addressing,
-            allow_http,
-            ca_file,
-            fingerprint: "full".into(),
-            insecure_skip_verify: false,
-        }
-    }
-}
-
-impl RawBucket {
-    /// The keys that a target has too.
-    pub fn as_target(&self) -> RawTarget {
-        RawTarget {
-            url: self.url.clone(),
-            endpoint: self.endpoint.clone(),
-            region: self.region.clone(),
-            access_key_id: self.access_key_id.clone(),
-            secret_access_key: self.secret_access_key.clone(),
-            session_token: self.session_token.clone(),
-            addressing: self.addressing.clone(),
-            allow_http: self.allow_http,
-            ca_file: self.ca_file.clone(),
-            insecure_skip_verify: self.insecure_skip_verify,
-            ..RawTarget::default()
         }
     }
 }

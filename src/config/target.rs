@@ -1,17 +1,16 @@
 //! `[targets.NAME]` → [`TargetOptions`].
 
 use std::num::NonZeroU64;
-use std::path::Path;
 
 use bytesize::ByteSize;
 
 use super::raw::RawTarget;
 use super::validate::{Check, filled};
-use crate::secret::Secret;
-use crate::storage::{Addressing, Checksum, Limiter, Location, S3Options, TargetOptions};
+use crate::storage::{Limiter, Location, S3Options, TargetOptions};
 
-/// Smallest and largest upload part of S3.
-const PART: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=5 * 1024 * 1024 * 1024;
+mod s3;
+
+pub(super) use s3::s3;
 
 /// The target, if its keys make one; else the faults are in `check`.
 pub(super) fn options(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Option<TargetOptions> {
@@ -108,93 +107,6 @@ fn s3_keys_of_a_directory(name: &str, check: &mut Check<'_>) {
         let path = ["targets", name, key];
         if check.merged.value(&path).is_some() {
             check.fault(&path, "is a key of S3, but the `url` is that of a directory");
-        }
-    }
-}
-
-/// The keys of S3, in a section of either kind.
-pub(super) fn s3(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) -> S3Options {
-    let from_env = |variable: &str, check: &Check<'_>| {
-        check.options.env.get(variable).filter(|v| !v.is_empty()).map(|_| Secret::Env { name: variable.into(), default: None })
-    };
-    endpoint(section, name, raw, check);
-    let (mut id, mut key, mut token) = (raw.access_key_id.0.clone(), raw.secret_access_key.0.clone(), raw.session_token.0.clone());
-    // a token belongs to its keys: never one of the environment to keys of the file
-    if id.is_none() && key.is_none() {
-        id = from_env("AWS_ACCESS_KEY_ID", check);
-        key = from_env("AWS_SECRET_ACCESS_KEY", check);
-        token = token.or_else(|| from_env("AWS_SESSION_TOKEN", check));
-    }
-    match (&id, &key) {
-        (Some(_), None) => missing_half(section, name, "secret_access_key", "access_key_id", check),
-        (None, Some(_)) => missing_half(section, name, "access_key_id", "secret_access_key", check),
-        _ => {}
-    }
-    let variable = |name: &str| check.options.env.get(name).filter(|v| !v.is_empty()).cloned();
-    let region = filled(&raw.region).or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"));
-    S3Options {
-        endpoint: filled(raw.endpoint.trim_end_matches('/')),
-        region: Some(region.unwrap_or_else(|| "us-east-1".into())),
-        access_key_id: id,
-        secret_access_key: key,
-        session_token: token,
-        addressing: match raw.addressing.as_str() {
-            "path" => Addressing::Path,
-            "virtual" => Addressing::Virtual,
-            _ => Addressing::Auto,
-        },
-        allow_http: raw.allow_http,
-        ca_file: filled(&raw.ca_file).map(|p| check.absolute(Path::new(&p))),
-        insecure_skip_verify: raw.insecure_skip_verify,
-        part_size: part_size(name, &raw.part_size, check),
-        max_parts: raw.max_parts,
-        storage_class: filled(&raw.storage_class),
-        checksum: if raw.checksum == "sha256" { Checksum::Sha256 } else { Checksum::None },
-    }
-}
-
-fn missing_half(section: &str, name: &str, missing: &str, given: &str, check: &mut Check<'_>) {
-    let path = [section, name, missing];
-    if !check.is_faulty(&path) {
-        check.fault(&path, format!("is missing: `{given}` is set"));
-    }
-}
-
-fn endpoint(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) {
-    let path = [section, name, "endpoint"];
-    if raw.endpoint.is_empty() {
-        return;
-    }
-    match url::Url::parse(&raw.endpoint) {
-        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            check.fault(&path, "must not hold credentials: use `access_key_id` and `secret_access_key`");
-        }
-        Ok(url) if url.scheme() == "https" && url.has_host() => {}
-        Ok(url) if url.scheme() == "http" && url.has_host() => {
-            if !raw.allow_http {
-                check.fault(
-                    &path,
-                    format!("`{}` is not encrypted: use `https://`, or set `allow_http = true` for a network that you trust", raw.endpoint),
-                );
-            }
-        }
-        _ if raw.endpoint.contains('@') => check.fault(&path, "is not a URL: expected `https://host:port`"),
-        _ => check.fault(&path, format!("`{}` is not a URL: expected `https://host:port`", raw.endpoint)),
-    }
-}
-
-fn part_size(name: &str, text: &str, check: &mut Check<'_>) -> Option<u64> {
-    let text = filled(text)?;
-    let path = ["targets", name, "part_size"];
-    match text.parse::<ByteSize>() {
-        Ok(size) if PART.contains(&size.as_u64()) => Some(size.as_u64()),
-        Ok(_) => {
-            check.fault(&path, format!("`{text}` is out of range: S3 takes parts of 5MiB to 5GiB"));
-            None
-        }
-        Err(_) => {
-            check.fault(&path, format!("`{text}` is not a size, such as `16MiB`"));
-            None
         }
     }
 }
