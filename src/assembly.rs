@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use crate::catalog::Catalog;
 use crate::component::bucket::{BucketOptions, BucketPlace, BucketRestorer, BucketSource, BucketToDirectory};
 use crate::component::directory::{DirectoryOptions, DirectoryRestorer, DirectorySource};
 use crate::component::postgres::{PostgresOptions, PostgresRestorer, PostgresSource};
 use crate::component::redis::{RedisOptions, RedisRestorer, RedisSource};
 use crate::component::{Destination, Detail, Restorer, Source};
-use crate::config::{ComponentOptions, JobSettings, Settings};
+use crate::config::{ComponentOptions, CopySettings, JobSettings, Settings};
 use crate::encryption::EncryptionError;
 use crate::job::Job;
 use crate::manifest::Kind;
+use crate::mirror::{Mirror, Place};
 use crate::name::{ComponentName, TargetName};
 use crate::storage::{Access, Location, StorageError, Target, TargetOptions};
 
@@ -87,7 +89,9 @@ pub async fn targets<'a>(
     let open = async |options: &TargetOptions| {
         // what a job allows its uploads, its downloads may take too
         let stalls = settings.jobs.iter().filter(|job| job.targets.contains(&options.name)).map(|job| job.stall_timeout);
-        (options.name.clone(), Target::open_in_time(options, access, stalls.max()).await)
+        let copies = settings.copies.iter().filter(|copy| copy.from == options.name || copy.targets.contains(&options.name));
+        let longest = stalls.chain(copies.map(|copy| copy.stall_timeout)).max();
+        (options.name.clone(), Target::open_in_time(options, access, longest).await)
     };
     let known: Vec<&TargetOptions> = names.into_iter().filter_map(options).collect();
     futures_util::future::join_all(known.into_iter().map(open)).await
@@ -110,4 +114,22 @@ pub async fn job(settings: &Settings, job: &JobSettings) -> Result<Job, Encrypti
         stall_timeout: job.stall_timeout,
         timeout: job.timeout,
     })
+}
+
+/// A job that copies, for one run.
+///
+/// # Errors
+/// When the target that it copies from cannot be opened.
+pub async fn mirror(settings: &Settings, copy: &CopySettings, access: Access) -> Result<Mirror, StorageError> {
+    let trust = settings.encryption.trust();
+    let catalog = |target: Target| Catalog::new(target).with(&trust);
+    let from = match targets(settings, [&copy.from], Access::Read).await.pop().map(|(_, target)| target) {
+        Some(Ok(target)) => Some(catalog(target)),
+        Some(Err(error)) if !error.is_not_found() => return Err(error),
+        // a directory that nothing was backed up into yet
+        _ => None,
+    };
+    let to = targets(settings, &copy.targets, access).await.into_iter();
+    let to = to.map(|(name, target)| Place { catalog: target.map(catalog), writers: settings.writers(&name).cloned().collect() });
+    Ok(Mirror { from, to: to.collect(), policy: copy.policy, timeout: copy.timeout })
 }

@@ -11,7 +11,7 @@ use futures_util::stream::{self, StreamExt};
 use object_store::path::Path;
 use thiserror::Error;
 
-use crate::chain::describe;
+use crate::chain::{describe, explain};
 use crate::manifest::{self, Manifest, ManifestError, Status, Summary};
 use crate::name::{ArtifactPath, BackupName, JobName};
 use crate::retention::Candidate;
@@ -85,6 +85,15 @@ impl Entry {
         match self {
             Self::Sound(summary) => &summary.name,
             Self::Damaged(name, _) | Self::Unread(name, _) => name,
+        }
+    }
+
+    /// Which backup it is and why it is not sound, with what can be done about it.
+    pub fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Sound(_) => None,
+            Self::Damaged(name, error) => Some(format!("{name}: {}", describe(error))),
+            Self::Unread(name, error) => Some(format!("{name}: {}", explain(error, error.advice()))),
         }
     }
 

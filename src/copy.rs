@@ -3,8 +3,6 @@
 //! Order as in every backup: artifacts, then the list of checksums, then the manifest, create-only. What an earlier copy that died has left is
 //! read back, and not sent again where it is what the manifest says.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures_util::stream::StreamExt;
 use object_store::PutPayload;
@@ -21,9 +19,6 @@ use crate::storage::{Lease, Shape, StorageError, Target, Upload};
 
 /// Bytes of a piece of an upload: with those under way, and the ranges that are read ahead, memory is flat.
 const PIECE: u64 = 8 << 20;
-
-/// How long one part may take.
-const STALL: Duration = Duration::from_secs(600);
 
 /// What the claim of a copy begins with.
 const CLAIM: &str = "# a copy of target ";
@@ -55,6 +50,11 @@ pub enum CopyError {
 }
 
 impl CopyError {
+    /// Whether a run, or another copy, has the lease.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Storage(error) if error.is_busy())
+    }
+
     /// Whether stored bytes are not what was written.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. } | Self::Catalog(CatalogError::Damaged { .. } | CatalogError::Untrusted { .. }))
@@ -75,11 +75,30 @@ impl CopyError {
     }
 }
 
-/// Copies one backup. `lease` is that of its job in the target that it goes to.
+/// Copies one backup, under the lease of its job in the target that it goes to: for one at a time, so that a run of the job there is not kept
+/// waiting for many.
 ///
 /// # Errors
 /// [`CopyError`]; then the target has no backup of that name, but what was stored of it stays for the next attempt, or is swept a day later.
 pub async fn copy(
+    from: &Catalog,
+    to: &Catalog,
+    name: &BackupName,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<Copied, CopyError> {
+    let holder = format!("a copy by process {}", std::process::id());
+    let lease = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(CopyError::Cancelled),
+        lease = Lease::acquire(to.target(), name.job(), &holder) => lease?,
+    };
+    let copied = under_lease(from, to, &lease, name, progress, cancel).await;
+    lease.release().await;
+    copied
+}
+
+async fn under_lease(
     from: &Catalog,
     to: &Catalog,
     lease: &Lease,
@@ -177,7 +196,7 @@ async fn send(
     let shape = Shape { piece: PIECE, estimate: Some(artifact.stored_bytes) };
     let content_type = artifact.content_type();
     let key = to.layout().artifact(name, &artifact.path);
-    let upload = Upload::start(to, key, content_type, shape, STALL, cancel.child_token());
+    let upload = Upload::start(to, key, content_type, shape, to.stall(), cancel.child_token());
     let mut hasher = Sha256::new();
     let (mut piece, mut length) = (Vec::new(), 0);
     let read = async {

@@ -23,6 +23,7 @@ pub mod fetch;
 pub mod job;
 pub mod legacy;
 pub mod manifest;
+pub mod mirror;
 pub mod name;
 pub mod pipeline;
 pub mod process;

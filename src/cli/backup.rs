@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{BackupArgs, Global};
 use super::progress::Progress;
-use super::{choose_job, output};
+use super::{choose_job, copy, output};
 use crate::assembly;
 use crate::chain::describe;
 use crate::clock::SystemClock;
@@ -16,6 +16,13 @@ use crate::manifest::ComponentStatus;
 use crate::pipeline::Engine;
 
 pub(super) async fn run(global: &Global, settings: &Settings, args: BackupArgs, cancel: &CancellationToken) -> Result<(), Error> {
+    if let Some(copies) = settings.copies.iter().find(|copy| args.job.as_ref() == Some(&copy.name)) {
+        if !args.only.is_empty() {
+            let what = format!("job `{}` copies backups as they are: --only cannot divide them", copies.name);
+            return Err(Error::Usage { what, advice: None });
+        }
+        return copy::job(global, settings, copies, args.json, cancel).await;
+    }
     let settings_of_job = choose_job(settings, args.job.as_ref())?;
     let job = tokio::select! {
         job = assembly::job(settings, settings_of_job) => job?,

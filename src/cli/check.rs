@@ -11,7 +11,7 @@ use super::output;
 use crate::assembly;
 use crate::chain::{describe, explain};
 use crate::component::ComponentError;
-use crate::config::{self, Loaded, Settings};
+use crate::config::{self, CopySettings, JobSettings, Loaded, Settings, When};
 use crate::error::Error;
 use crate::name::TargetName;
 use crate::schedule::Schedule;
@@ -86,19 +86,35 @@ fn environment(loaded: &Loaded) -> Vec<Finding> {
 
 fn jobs(settings: &Settings) -> Vec<Finding> {
     let now = Utc::now();
-    let finding = |job: &crate::config::JobSettings| {
-        let next = |schedule: &Schedule| {
-            let times = schedule.next_n(now, TIMES).into_iter();
-            let times: Vec<String> = times.map(|t| t.with_timezone(&schedule.zone()).format("%Y-%m-%d %H:%M:%S %:z").to_string()).collect();
-            format!("`{}` ({}): next at {}", schedule.text(), schedule.zone(), times.join(", "))
-        };
+    let next = |schedule: &Schedule| {
+        let times = schedule.next_n(now, TIMES).into_iter();
+        let times: Vec<String> = times.map(|t| t.with_timezone(&schedule.zone()).format("%Y-%m-%d %H:%M:%S %:z").to_string()).collect();
+        format!("`{}` ({}): next at {}", schedule.text(), schedule.zone(), times.join(", "))
+    };
+    let finding = |job: &JobSettings| {
         let mut text = job.schedule.as_ref().map_or_else(|| "by hand only".to_owned(), next);
         if let Some(drill) = &job.drill {
             text.push_str(&format!("; drill {}", next(drill)));
         }
         Finding { subject: format!("job {}", job.name), verdict: Verdict::Ok, text }
     };
-    settings.jobs.iter().map(finding).collect()
+    let copying = |copy: &CopySettings| {
+        let (verdict, when) = match &copy.when {
+            When::Scheduled(schedule) => (Verdict::Ok, next(schedule)),
+            When::Follows => match names(&settings.before_copying(&copy.from)) {
+                none if none.is_empty() => (Verdict::Warning, "by hand only, for no job writes there: set its `schedule`".to_owned()),
+                jobs => (Verdict::Ok, format!("after each run of {jobs}")),
+            },
+            When::Asked => (Verdict::Ok, "by hand only".to_owned()),
+        };
+        let text = format!("copies from {} into {}; {when}", copy.from, names(&copy.targets));
+        Finding { subject: format!("job {}", copy.name), verdict, text }
+    };
+    settings.jobs.iter().map(finding).chain(settings.copies.iter().map(copying)).collect()
+}
+
+fn names<N: ToString>(names: &[N]) -> String {
+    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 async fn components(settings: &Settings) -> Vec<Finding> {

@@ -1,6 +1,6 @@
-//! `copy`: backups from one target into another.
+//! `copy`: backups from one target into another; and `backup` of a job that does so.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{CopyArgs, Global};
@@ -8,14 +8,16 @@ use super::progress::Progress;
 use super::{choose_targets, or_cancelled, output};
 use crate::assembly;
 use crate::catalog::{Catalog, CatalogError, Entry};
-use crate::chain::{describe, explain};
-use crate::config::Settings;
+use crate::chain::explain;
+use crate::clock::SystemClock;
+use crate::config::{CopySettings, Settings};
 use crate::copy::{Copied, CopyError, copy};
 use crate::error::Error;
 use crate::manifest::Status;
+use crate::mirror::{self, MirrorError};
 use crate::name::{BackupName, JobName, TargetName};
 use crate::pipeline;
-use crate::storage::{Access, Lease};
+use crate::storage::Access;
 
 pub(super) async fn run(global: &Global, settings: &Settings, args: CopyArgs, cancel: &CancellationToken) -> Result<(), Error> {
     if args.from == args.to {
@@ -32,22 +34,7 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: CopyArgs, ca
     let (mut rows, mut damaged) = (Vec::new(), false);
     let mut ended = Ok(());
     for name in names {
-        // for one backup at a time: a run of the job that is due meanwhile is not kept waiting for all of them
-        let holder = format!("a copy by process {}", std::process::id());
-        let acquired = tokio::select! {
-            biased;
-            () = cancel.cancelled() => Err(CopyError::Cancelled),
-            acquired = Lease::acquire(to.target(), name.job(), &holder) => acquired.map_err(CopyError::from),
-        };
-        let result = match acquired {
-            Ok(lease) => {
-                let copied = copy(&from, &to, &lease, &name, &progress, cancel).await;
-                lease.release().await;
-                copied
-            }
-            Err(error) => Err(error),
-        };
-        match result {
+        match copy(&from, &to, &name, &progress, cancel).await {
             Ok(copied) => rows.push((name, copied)),
             Err(CopyError::Cancelled) => {
                 ended = Err(Error::Cancelled);
@@ -68,8 +55,50 @@ pub(super) async fn run(global: &Global, settings: &Settings, args: CopyArgs, ca
         }
     }
     drop(shown);
-    report(&args, rows)?;
+    let copied: Vec<Row> = rows.into_iter().map(|(name, copied)| (name, args.to.clone(), copied)).collect();
+    match args.json {
+        true => output::json(&copied.iter().map(|row| to_json(&args.from, row)).collect::<Vec<_>>())?,
+        false => table(&copied)?,
+    }
     ended?;
+    result(&failures, damaged)
+}
+
+/// One run of a job that copies, now.
+pub(super) async fn job(
+    global: &Global,
+    settings: &Settings,
+    copy: &CopySettings,
+    json: bool,
+    cancel: &CancellationToken,
+) -> Result<(), Error> {
+    let progress = pipeline::Progress::default();
+    let shown = Progress::show(global, "copied", progress.clone());
+    let mirror = or_cancelled(cancel, assembly::mirror(settings, copy, Access::Write)).await?;
+    let (report, ended) = mirror::run(mirror, &progress, &SystemClock, cancel).await;
+    drop(shown);
+    if json {
+        let status = if ended.is_ok() && report.failures.is_empty() { "complete" } else { "partial" };
+        let copied: Vec<_> = report.copied.iter().map(|row| to_json(&copy.from, row)).collect();
+        let answer = json!({
+            "name": null, "job": copy.name, "status": status, "targets": copy.targets, "components": [], "copied": copied,
+            "pruned": report.pruned, "failures": report.failures,
+        });
+        output::json(&answer)?;
+    } else {
+        table(&report.copied)?;
+        for name in &report.pruned {
+            output::answer(&format!("removed by retention: {name}"))?;
+        }
+    }
+    ended.map_err(|error| match error {
+        MirrorError::Cancelled => Error::Cancelled,
+        MirrorError::Storage(error) => error.into(),
+    })?;
+    result(&report.failures, report.damaged)
+}
+
+fn result(failures: &[String], damaged: bool) -> Result<(), Error> {
     match failures.is_empty() {
         true => Ok(()),
         false if damaged => Err(Error::Integrity(failures.join("; "))),
@@ -96,30 +125,31 @@ fn parsed(args: &CopyArgs) -> Result<Vec<BackupName>, Error> {
 /// The complete backups of `from` that `to` lacks, newest first; and which cannot be told, with the reason.
 async fn missing(from: &Catalog, to: &Catalog, job: Option<&JobName>) -> Result<(Vec<BackupName>, Vec<String>), Error> {
     let there: Vec<BackupName> = to.list(job).await?.iter().filter_map(|entry| entry.summary()).map(|found| found.name.clone()).collect();
-    let (mut names, mut failures) = (Vec::new(), Vec::new());
-    for entry in from.list(job).await? {
-        match entry {
-            Entry::Sound(found) if found.status == Status::Complete && !there.contains(&found.name) => names.push(found.name.clone()),
-            Entry::Sound(_) => {}
-            Entry::Damaged(name, error) => failures.push(format!("{name}: {}", describe(&error))),
-            Entry::Unread(name, error) => failures.push(format!("{name}: {}", explain(&error, error.advice()))),
-        }
-    }
+    let all = from.list(job).await?;
+    let failures = all.iter().filter_map(Entry::trouble).collect();
+    let complete = all.iter().filter_map(Entry::summary).filter(|found| found.status == Status::Complete);
+    let mut names: Vec<BackupName> = complete.map(|found| found.name.clone()).filter(|name| !there.contains(name)).collect();
     names.sort_by_key(|name| std::cmp::Reverse(name.created()));
     Ok((names, failures))
 }
 
-fn report(args: &CopyArgs, rows: Vec<(BackupName, Copied)>) -> Result<(), Error> {
-    if args.json {
-        let row = |(name, copied): &(BackupName, Copied)| match copied {
-            Copied::Sent(bytes) => json!({"name": name, "from": args.from, "to": args.to, "status": "copied", "stored_bytes": bytes}),
-            Copied::Found => json!({"name": name, "from": args.from, "to": args.to, "status": "there", "stored_bytes": 0}),
-        };
-        return output::json(&rows.iter().map(row).collect::<Vec<_>>());
-    }
-    let row = |(name, copied): (BackupName, Copied)| match copied {
-        Copied::Sent(bytes) => vec![name.to_string(), "copied".into(), output::size(bytes)],
-        Copied::Found => vec![name.to_string(), "was there".into(), String::new()],
+type Row = (BackupName, TargetName, Copied);
+
+fn to_json(from: &TargetName, (name, to, copied): &Row) -> Value {
+    let (status, bytes) = match copied {
+        Copied::Sent(bytes) => ("copied", *bytes),
+        Copied::Found => ("there", 0),
     };
-    output::table(&["Name", "Result", "Sent"], rows.into_iter().map(row).collect())
+    json!({"name": name, "from": from, "to": to, "status": status, "stored_bytes": bytes})
+}
+
+fn table(rows: &[Row]) -> Result<(), Error> {
+    let row = |(name, to, copied): &Row| {
+        let (result, sent) = match copied {
+            Copied::Sent(bytes) => ("copied", output::size(*bytes)),
+            Copied::Found => ("was there", String::new()),
+        };
+        vec![name.to_string(), to.to_string(), result.to_owned(), sent]
+    };
+    output::table(&["Name", "Target", "Result", "Sent"], rows.iter().map(row).collect())
 }

@@ -176,7 +176,8 @@ fn start_logging(global: &Global) {
 
 /// The job that a command means: the one that was named, or the only one, or `default`.
 fn choose_job<'a>(settings: &'a Settings, name: Option<&JobName>) -> Result<&'a JobSettings, Error> {
-    let names = || settings.jobs.iter().map(|j| j.name.as_str()).collect::<Vec<_>>().join(", ");
+    let copies = settings.copies.iter().map(|copy| &copy.name);
+    let names = || settings.jobs.iter().map(|j| &j.name).chain(copies.clone()).map(JobName::as_str).collect::<Vec<_>>().join(", ");
     match name {
         Some(name) => settings.jobs.iter().find(|j| j.name == *name).ok_or_else(|| Error::NotFound {
             what: format!("there is no job `{name}`"),

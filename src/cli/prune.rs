@@ -11,26 +11,23 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{JobSettings, Settings};
 use crate::error::Error;
 use crate::job::{self, Pruned};
-use crate::name::TargetName;
-use crate::retention::{self, Decision};
+use crate::mirror::{self, Mirror};
+use crate::name::{JobName, TargetName};
+use crate::retention::{self, Decision, Policy};
 use crate::signature::Authenticity;
 use crate::storage::{Access, Lease, StorageError, Target};
 
 pub(super) async fn run(settings: &Settings, args: PruneArgs) -> Result<(), Error> {
-    let jobs = match &args.job {
-        Some(name) => vec![choose_job(settings, Some(name))?],
-        None => settings.jobs.iter().collect(),
-    };
     let wanted = choose_targets(settings, args.target.as_ref())?;
+    let access = if args.dry_run { Access::Read } else { Access::Write };
     let mut rows = Vec::new();
-    let mut failures = Vec::new();
-    for job in jobs {
-        let names = job.targets.iter().filter(|t| wanted.contains(t));
-        for (name, target) in assembly::targets(settings, names, if args.dry_run { Access::Read } else { Access::Write }).await {
-            match prune(job, target, &settings.encryption.trust(), args.dry_run).await {
+    let (rules, mut failures) = rules(settings, args.job.as_ref()).await?;
+    for rule in rules.into_iter().filter(|rule| wanted.contains(&rule.target)) {
+        for (name, target) in assembly::targets(settings, [rule.target], access).await {
+            match prune(&rule, target, &settings.encryption.trust(), args.dry_run).await {
                 Ok((decisions, failed)) => {
                     failures.extend(failed);
-                    rows.extend(decisions.into_iter().map(|d| (job.name.clone(), name.clone(), d)));
+                    rows.extend(decisions.into_iter().map(|d| (rule.of.clone(), name.clone(), d)));
                 }
                 Err(error) if error.is_busy() => return Err(error.into()),
                 Err(error) if error.is_not_found() && args.dry_run => tracing::warn!("{}", describe(&error)),
@@ -51,21 +48,63 @@ pub(super) async fn run(settings: &Settings, args: PruneArgs) -> Result<(), Erro
     if failures.is_empty() { Ok(()) } else { Err(Error::Incomplete(format!("retention is incomplete: {}", failures.join("; ")))) }
 }
 
+/// What a job keeps in one target, of the backups of that job, or of another if it copies.
+struct Rule<'a> {
+    of: &'a JobName,
+    backups: JobName,
+    policy: Policy,
+    target: &'a TargetName,
+}
+
+/// Those of a job, or of all; and why others cannot be told.
+async fn rules<'a>(settings: &'a Settings, job: Option<&'a JobName>) -> Result<(Vec<Rule<'a>>, Vec<String>), Error> {
+    let (mut rules, mut failures) = (Vec::new(), Vec::new());
+    let copies = settings.copies.iter().filter(|copy| job.is_none_or(|job| copy.name == *job));
+    for copy in copies.clone() {
+        let names = match assembly::mirror(settings, copy, Access::Read).await {
+            Ok(Mirror { from: Some(from), .. }) => from.target().backup_names().await,
+            Ok(_) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        match names {
+            Ok(names) => {
+                for target in &copy.targets {
+                    let writers: Vec<JobName> = settings.writers(target).cloned().collect();
+                    let rule = |backups| Rule { of: &copy.name, backups, policy: copy.policy, target };
+                    rules.extend(mirror::jobs(&names, &writers).into_iter().map(rule));
+                }
+            }
+            Err(error) => failures.push(describe(&error)),
+        }
+    }
+    let jobs: Vec<&JobSettings> = match job {
+        None => settings.jobs.iter().collect(),
+        Some(_) if copies.count() > 0 => Vec::new(),
+        name => vec![choose_job(settings, name)?],
+    };
+    for job in jobs {
+        let rule = |target| Rule { of: &job.name, backups: job.name.clone(), policy: job.policy, target };
+        rules.extend(job.targets.iter().map(rule));
+    }
+    Ok((rules, failures))
+}
+
 async fn prune(
-    job: &JobSettings,
+    rule: &Rule<'_>,
     target: Result<Target, StorageError>,
     trust: &Authenticity,
     dry_run: bool,
 ) -> Result<(Vec<Decision>, Vec<String>), StorageError> {
     let target = target?;
     let catalog = Catalog::new(target.clone()).with(trust);
+    let Rule { backups: job, policy, .. } = rule;
     if dry_run {
-        let entries = catalog.list(Some(&job.name)).await?;
+        let entries = catalog.list(Some(job)).await?;
         let candidates = candidates(&entries, &catalog.verdicts().await?);
-        return Ok((retention::plan(&job.policy, &candidates, SystemClock.now()), Vec::new()));
+        return Ok((retention::plan(policy, &candidates, SystemClock.now()), Vec::new()));
     }
-    let lease = Lease::acquire(&target, &job.name, &format!("prune, process {}", std::process::id())).await?;
-    let Pruned { mut decisions, removed, failures } = job::prune(&catalog, &job.name, &job.policy, SystemClock.now()).await;
+    let lease = Lease::acquire(&target, job, &format!("prune, process {}", std::process::id())).await?;
+    let Pruned { mut decisions, removed, failures } = job::prune(&catalog, job, policy, SystemClock.now()).await;
     lease.release().await;
     decisions.retain(|d| d.keep || removed.contains(&d.name));
     Ok((decisions, failures))

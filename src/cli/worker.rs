@@ -10,12 +10,13 @@ use super::args::Global;
 use super::{drill, load_config, output};
 use crate::assembly;
 use crate::catalog::Catalog;
-use crate::chain::describe;
+use crate::chain::{describe, explain};
 use crate::clock::{Clock, SystemClock};
-use crate::config::Settings;
+use crate::config::{CopySettings, Settings, When};
 use crate::error::Error;
 use crate::job::{self, JobError, Request};
 use crate::manifest::Manifest;
+use crate::mirror::{self, MirrorError};
 use crate::name::JobName;
 use crate::pipeline::{Engine, Progress};
 use crate::signature::Authenticity;
@@ -67,18 +68,31 @@ struct Jobs {
 #[async_trait]
 impl Runner for Jobs {
     fn jobs(&self) -> Vec<PlannedJob> {
-        let planned = self.settings.jobs.iter().map(|job| PlannedJob {
+        let backups = self.settings.jobs.iter().map(|job| PlannedJob {
             name: job.name.clone(),
             schedule: job.schedule.clone(),
+            follows: Vec::new(),
             drill: job.drill.clone(),
             catch_up: job.catch_up,
             jitter: job.jitter,
             timeout: job.timeout,
         });
-        planned.collect()
+        let copies = self.settings.copies.iter().map(|copy| {
+            let (schedule, follows) = match &copy.when {
+                When::Scheduled(schedule) => (Some(*schedule.clone()), Vec::new()),
+                When::Follows => (None, self.settings.before_copying(&copy.from)),
+                When::Asked => (None, Vec::new()),
+            };
+            let CopySettings { name, catch_up, jitter, timeout, .. } = copy.clone();
+            PlannedJob { name, schedule, follows, drill: None, catch_up, jitter, timeout }
+        });
+        backups.chain(copies).collect()
     }
 
     async fn run(&self, name: &JobName, slot: DateTime<Utc>, cancel: CancellationToken) -> RunOutcome {
+        if let Some(copy) = self.settings.copies.iter().find(|copy| copy.name == *name) {
+            return self.copy(copy, &cancel).await;
+        }
         let Some(settings) = self.settings.jobs.iter().find(|j| j.name == *name) else {
             return RunOutcome::Failed(format!("job `{name}` is not configured"));
         };
@@ -131,6 +145,11 @@ impl Runner for Jobs {
     }
 
     async fn last_complete(&self, name: &JobName) -> Result<Option<DateTime<Utc>>, String> {
+        if let Some(copy) = self.settings.copies.iter().find(|copy| copy.name == *name) {
+            let asked =
+                async { mirror::last_complete(assembly::mirror(&self.settings, copy, Access::Read).await?, SystemClock.now()).await };
+            return asked.await.map_err(|error: StorageError| describe(&error));
+        }
         let Some(settings) = self.settings.jobs.iter().find(|j| j.name == *name) else { return Ok(None) };
         let trust = self.settings.encryption.trust();
         let mut newest = None;
@@ -147,6 +166,22 @@ impl Runner for Jobs {
             }
         }
         if newest.is_none() && !trouble.is_empty() { Err(trouble.join("; ")) } else { Ok(newest) }
+    }
+}
+
+impl Jobs {
+    async fn copy(&self, copy: &CopySettings, cancel: &CancellationToken) -> RunOutcome {
+        let mirror = match assembly::mirror(&self.settings, copy, Access::Write).await {
+            Ok(mirror) => mirror,
+            Err(error) => return RunOutcome::Failed(explain(&error, error.advice())),
+        };
+        match mirror::run(mirror, &Progress::default(), &SystemClock, cancel).await {
+            (report, Ok(())) if report.failures.is_empty() => RunOutcome::Complete,
+            (report, Ok(())) => RunOutcome::Incomplete(report.failures.join("; ")),
+            (_, Err(MirrorError::Cancelled)) => RunOutcome::Cancelled,
+            (_, Err(error)) if error.is_busy() => RunOutcome::Busy,
+            (_, Err(error)) => RunOutcome::Failed(explain(&error, error.advice())),
+        }
     }
 }
 

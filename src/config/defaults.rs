@@ -3,7 +3,7 @@
 use config::ValueKind;
 
 use super::LoadOptions;
-use super::layer::{Layer, Origin, path};
+use super::layer::{Entry, Layer, Origin, path};
 
 /// The directories of authentik's containers.
 pub(super) const DIRECTORIES: [(&str, &str); 4] =
@@ -13,7 +13,7 @@ pub(super) const DIRECTORIES: [(&str, &str); 4] =
 pub(super) fn layer(above: &[Layer], options: &LoadOptions) -> Layer {
     let mut layer = Layer::default();
     let nobody_has = |section: &str| !above.iter().any(|l| l.has_section(section));
-    if nobody_has("jobs") {
+    if !any_backs_up(above) {
         layer.section(path(&["jobs", "default"]), Origin::Default);
     }
     if nobody_has("targets") {
@@ -24,6 +24,16 @@ pub(super) fn layer(above: &[Layer], options: &LoadOptions) -> Layer {
         layer.set(path(&["directory", name, "path"]), at.into(), Origin::Default);
     }
     layer
+}
+
+/// Whether any job is configured that does not only copy.
+fn any_backs_up(above: &[Layer]) -> bool {
+    let entries = || above.iter().flat_map(|layer| &layer.entries);
+    let copies = |job: &str| {
+        let set = |entry: &Entry| matches!(&entry.value, Some(ValueKind::String(from)) if !from.is_empty());
+        entries().any(|entry| entry.path == ["jobs", job, "copy_from"] && set(entry))
+    };
+    entries().any(|entry| matches!(entry.path.as_slice(), [jobs, job, ..] if jobs == "jobs" && !copies(job)))
 }
 
 /// Docker, Podman, Kubernetes, or whatever says so in `$container` as systemd-nspawn does.

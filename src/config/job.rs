@@ -12,7 +12,7 @@ use super::error::Fault;
 use super::layer::Origin;
 use super::raw::{RawConfig, RawJob};
 use super::validate::Check;
-use super::{ComponentOptions, JobSettings, keys};
+use super::{ComponentOptions, CopySettings, JobSettings, When, keys};
 use crate::manifest::Encoding;
 use crate::name::{ComponentName, TargetName};
 use crate::pipeline::Codec;
@@ -28,27 +28,91 @@ pub(super) fn options(name: &str, raw: &RawJob, config: &RawConfig, check: &mut 
         .chain(config.bucket.keys())
         .map(String::as_str)
         .collect();
-    let targets: Vec<&str> = config.targets.keys().map(String::as_str).collect();
     let components: Vec<ComponentName> = chosen(&raw.components, &components, &["jobs", name, "components"], "component", check);
-    let targets: Vec<TargetName> = chosen(&raw.targets, &targets, &["jobs", name, "targets"], "target", check);
-    let timeout = duration(&raw.timeout, &["jobs", name, "timeout"], check);
-    let stall_timeout = duration(&raw.stall_timeout, &["jobs", name, "stall_timeout"], check);
-    if stall_timeout == Some(Duration::ZERO) {
-        check.fault(&["jobs", name, "stall_timeout"], "must be longer than 0s: a stream that stalls would hold the job for ever");
-    }
+    let times = times(name, raw, check);
     Some(JobSettings {
         schedule: schedule(name, raw, ("schedule", &raw.schedule), check),
         drill: schedule(name, raw, ("drill", &raw.drill), check),
         components,
-        targets,
+        targets: targets(name, raw, config, check)?,
         policy: policy(name, raw, check),
         codec: codec(name, raw, check)?,
         catch_up: raw.catch_up,
-        jitter: duration(&raw.jitter, &["jobs", name, "jitter"], check)?,
-        timeout: timeout.filter(|t| !t.is_zero()),
-        stall_timeout: stall_timeout?,
+        jitter: times.jitter?,
+        timeout: times.timeout.filter(|t| !t.is_zero()),
+        stall_timeout: times.stall?,
         name: check.name("jobs", name)?,
     })
+}
+
+/// A job that copies, if its keys make one; else the faults are in `check`.
+pub(super) fn copy(name: &str, raw: &RawJob, config: &RawConfig, check: &mut Check<'_>) -> Option<CopySettings> {
+    for key in ["components", "compression", "level", "drill"] {
+        let path = ["jobs", name, key];
+        if check.merged.value(&path).is_some() {
+            check.fault(&path, "is nothing of a job that copies: it copies backups as they are (set it for the job that makes them)");
+        }
+    }
+    let known: Vec<&str> = config.targets.keys().map(String::as_str).collect();
+    let from: Vec<TargetName> = chosen(std::slice::from_ref(&raw.copy_from), &known, &["jobs", name, "copy_from"], "target", check);
+    if raw.targets.contains(&raw.copy_from) {
+        check.fault(&["jobs", name, "targets"], format!("`{}` is what is copied from: name another", raw.copy_from));
+    }
+    let times = times(name, raw, check);
+    let when = match schedule(name, raw, ("schedule", &raw.schedule), check) {
+        _ if check.merged.value(&["jobs", name, "schedule"]).is_none() => When::Follows,
+        Some(schedule) => When::Scheduled(Box::new(schedule)),
+        None => When::Asked,
+    };
+    Some(CopySettings {
+        from: from.into_iter().next()?,
+        targets: targets(name, raw, config, check)?,
+        when,
+        policy: policy(name, raw, check),
+        catch_up: raw.catch_up,
+        jitter: times.jitter?,
+        timeout: times.timeout.filter(|t| !t.is_zero()),
+        stall_timeout: times.stall?,
+        name: check.name("jobs", name)?,
+    })
+}
+
+/// Where a job writes to, unless there is nothing.
+fn targets(name: &str, raw: &RawJob, config: &RawConfig, check: &mut Check<'_>) -> Option<Vec<TargetName>> {
+    let path = ["jobs", name, "targets"];
+    let all: Vec<&str> = config.targets.keys().map(String::as_str).collect();
+    if !raw.targets.is_empty() {
+        return Some(chosen(&raw.targets, &all, &path, "target", check));
+    }
+    let filled = |job: &RawJob, target: &str| match job.targets.as_slice() {
+        [] => target != job.copy_from,
+        named => named.iter().any(|named| named == target),
+    };
+    let copied = |target: &&str| match raw.copy_from.as_str() {
+        "" => config.jobs.values().any(|job| all.contains(&job.copy_from.as_str()) && filled(job, target)),
+        from => *target == from,
+    };
+    let own: Vec<&str> = all.iter().copied().filter(|target| !copied(target)).collect();
+    if own.is_empty() {
+        check.fault(&path, "is empty, and there is no other target: where should the backups go?");
+        return None;
+    }
+    Some(chosen(&[], &own, &path, "target", check))
+}
+
+struct Times {
+    jitter: Option<Duration>,
+    timeout: Option<Duration>,
+    stall: Option<Duration>,
+}
+
+fn times(name: &str, raw: &RawJob, check: &mut Check<'_>) -> Times {
+    let timeout = duration(&raw.timeout, &["jobs", name, "timeout"], check);
+    let stall = duration(&raw.stall_timeout, &["jobs", name, "stall_timeout"], check);
+    if stall == Some(Duration::ZERO) {
+        check.fault(&["jobs", name, "stall_timeout"], "must be longer than 0s: a stream that stalls would hold the job for ever");
+    }
+    Times { jitter: duration(&raw.jitter, &["jobs", name, "jitter"], check), timeout, stall }
 }
 
 /// The names in a list, each of which must exist; an empty list means all.

@@ -143,6 +143,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, ConfigError> {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub jobs: Vec<JobSettings>,
+    pub copies: Vec<CopySettings>,
     pub targets: Vec<TargetOptions>,
     pub components: Vec<ComponentOptions>,
     pub encryption: EncryptionOptions,
@@ -169,6 +170,46 @@ pub struct JobSettings {
     pub timeout: Option<Duration>,
     /// A stream that does not move for this long is cut.
     pub stall_timeout: Duration,
+}
+
+/// One `[jobs.NAME]` with `copy_from`.
+#[derive(Debug, Clone)]
+pub struct CopySettings {
+    pub name: JobName,
+    pub from: TargetName,
+    /// At least one, and not `from`.
+    pub targets: Vec<TargetName>,
+    pub when: When,
+    pub policy: Policy,
+    pub catch_up: bool,
+    pub jitter: Duration,
+    /// Of a whole run; `None`: no limit.
+    pub timeout: Option<Duration>,
+    /// A stream that does not move for this long is cut.
+    pub stall_timeout: Duration,
+}
+
+/// When a job that copies runs.
+#[derive(Debug, Clone)]
+pub enum When {
+    Scheduled(Box<Schedule>),
+    /// After every run of the worker that wrote to the target that is copied from.
+    Follows,
+    /// Only by hand.
+    Asked,
+}
+
+impl Settings {
+    /// The jobs that write to a target by themselves.
+    pub fn writers(&self, target: &TargetName) -> impl Iterator<Item = &JobName> {
+        self.jobs.iter().filter(|job| job.targets.contains(target)).map(|job| &job.name)
+    }
+
+    /// The jobs after which one that copies `from` a target has something to do: those that write there, or copy to it.
+    pub fn before_copying(&self, from: &TargetName) -> Vec<JobName> {
+        let copies = self.copies.iter().filter(|copy| copy.targets.contains(from)).map(|copy| &copy.name);
+        self.writers(from).chain(copies).cloned().collect()
+    }
 }
 
 /// A component of any kind.

@@ -138,8 +138,12 @@ pub(super) struct RawJob {
     pub timezone: String,
     /// Components to back up. Empty: every configured one.
     pub components: Vec<String>,
-    /// Targets to write to. Empty: every configured one.
+    /// Targets to write to. Empty: every configured one that no job fills by copying.
     pub targets: Vec<String>,
+    /// Makes this a job that copies: of the backups in this target, it copies into `targets` what its own `keep_…` keep there, and removes
+    /// there what they do not keep. It backs up nothing itself, and has no `components`, `compression`, `level` and `drill`. Without a
+    /// `schedule` it runs after every run of the worker that wrote to this target.
+    pub copy_from: String,
     /// How many complete backups to keep. 0: this rule is not used.
     pub keep_last: u32,
     /// Keep the newest backup of each of this many hours. 0: this rule is not used; likewise below.
@@ -177,6 +181,7 @@ impl Default for RawJob {
             timezone: String::new(),
             components: Vec::new(),
             targets: Vec::new(),
+            copy_from: String::new(),
             keep_last: 10,
             keep_hourly: 0,
             keep_daily: 0,

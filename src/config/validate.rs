@@ -54,14 +54,16 @@ pub(super) fn settings(raw: &RawConfig, check: &mut Check<'_>) -> Option<Setting
     misplaced_references(check);
     let targets: Vec<_> = raw.targets.iter().filter_map(|(name, target)| target::options(name, target, check)).collect();
     let components = component::all(raw, &targets, check);
-    let jobs: Vec<_> = raw.jobs.iter().filter_map(|(name, job)| job::options(name, job, raw, check)).collect();
+    let (copies, jobs): (Vec<_>, Vec<_>) = raw.jobs.iter().partition(|(_, job)| !job.copy_from.is_empty());
+    let jobs: Vec<_> = jobs.into_iter().filter_map(|(name, job)| job::options(name, job, raw, check)).collect();
+    let copies: Vec<_> = copies.into_iter().filter_map(|(name, job)| job::copy(name, job, raw, check)).collect();
     let encryption = encryption::options(&raw.encryption, check);
     let worker = worker(&raw.worker, check);
     same_places(&targets, check);
     for job in &jobs {
         job::backups_within_sources(job, &targets, &components, check);
     }
-    check.faults.is_empty().then_some(Settings { jobs, targets, components, encryption, worker })
+    check.faults.is_empty().then_some(Settings { jobs, copies, targets, components, encryption, worker })
 }
 
 /// A value that this version would ignore is refused.

@@ -34,7 +34,7 @@ struct JobState {
     /// No longer configured; kept while its last run goes on.
     removed: bool,
     running: Option<Running>,
-    /// Slots that came while the job was busy with the other errand: of a backup, and of a drill.
+    /// Slots that came while the job was busy: of a backup, and of a drill.
     waiting: [Option<DateTime<Utc>>; 2],
     last: Option<LastRun>,
     last_drill: Option<LastDrill>,
@@ -54,7 +54,7 @@ struct Running {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
     Begins,
-    /// Until the job's other errand has ended.
+    /// Until what the job is busy with has ended.
     Waits,
     /// The same goes on still.
     LeftOut,
@@ -155,7 +155,7 @@ impl Board {
     }
 
     /// Takes the slot of an errand: one goes on at a time per job. A backup is worth more than a drill, but half a drill is worth nothing:
-    /// each waits for the other.
+    /// each waits for the other. A job that follows others has something new to do each time that one of them ends.
     pub fn claim(&mut self, job: &JobName, errand: Errand, slot: DateTime<Utc>, now: DateTime<Utc>) -> Claim {
         let Some(state) = self.jobs.get_mut(job) else { return Claim::LeftOut };
         match &state.running {
@@ -163,12 +163,18 @@ impl Board {
                 state.running = Some(Running { errand, slot, began: now });
                 Claim::Begins
             }
-            Some(running) if running.errand == errand => Claim::LeftOut,
+            Some(running) if running.errand == errand && state.plan.follows.is_empty() => Claim::LeftOut,
             Some(_) => {
                 state.waiting[place(errand)] = Some(slot);
                 Claim::Waits
             }
         }
+    }
+
+    /// The jobs that run after each run of `job`.
+    pub fn followers(&self, job: &JobName) -> Vec<JobName> {
+        let follows = |state: &&JobState| !state.removed && state.plan.follows.contains(job);
+        self.jobs.values().filter(follows).map(|state| state.plan.name.clone()).collect()
     }
 
     /// What waits for a job that was busy until now; a backup comes first.

@@ -13,7 +13,7 @@ fn name() -> JobName {
 
 fn plan(timeout: Option<Duration>, jitter: Duration) -> PlannedJob {
     let schedule = Some(Schedule::parse("0 3 * * *", "UTC").expect("a schedule"));
-    PlannedJob { name: name(), schedule, drill: None, catch_up: true, jitter, timeout }
+    PlannedJob { name: name(), schedule, follows: Vec::new(), drill: None, catch_up: true, jitter, timeout }
 }
 
 /// A board of one daily job (03:00), begun on the first of June at noon.

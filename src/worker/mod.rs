@@ -214,7 +214,7 @@ impl Worker {
         match self.shared.board(|board| board.claim(&job, errand, slot, now)) {
             Claim::Begins => {}
             Claim::Waits => {
-                info!(%job, %slot, "the job is busy with {}: this slot waits", if errand == Errand::Backup { "a drill" } else { "a run" });
+                info!(%job, %slot, "the job is busy: this slot waits");
                 return;
             }
             Claim::LeftOut => {
@@ -260,8 +260,13 @@ impl Worker {
             RunOutcome::Cancelled => warn!(%job, "run cancelled"),
         }
         let now = self.clock.now();
+        let wrote = matches!(outcome, RunOutcome::Complete | RunOutcome::Incomplete(_));
         self.shared.board(|board| board.ended(job, outcome, now));
         self.free(job);
+        let followers = if wrote { self.shared.board(|board| board.followers(job)) } else { Vec::new() };
+        for job in followers {
+            self.begin(Trigger { job, errand: Errand::Backup, slot: now });
+        }
     }
 
     fn drilled(&mut self, job: &JobName, outcome: DrillOutcome) {
@@ -288,7 +293,7 @@ impl Worker {
 
     fn ask_about_new(&mut self) {
         for plan in self.runner.jobs() {
-            if plan.schedule.is_some() && !self.asked.contains_key(&plan.name) {
+            if (plan.schedule.is_some() || !plan.follows.is_empty()) && !self.asked.contains_key(&plan.name) {
                 self.ask(plan.name);
             }
         }
@@ -320,7 +325,7 @@ impl Worker {
         let answered = answer.is_ok();
         match &answer {
             Err(reason) => warn!(%job, reason, "cannot find out when the job last completed; it is asked again"),
-            Ok(None) if self.catching_up.contains(&job) => info!(%job, "no backup yet: waits for its next slot"),
+            Ok(None) if self.catching_up.contains(&job) && !self.follows(&job) => info!(%job, "no backup yet: waits for its next slot"),
             Ok(_) => {}
         }
         self.shared.board(|board| board.asked(&job, answer));
@@ -338,10 +343,20 @@ impl Worker {
         }
     }
 
-    /// The newest slot that passed before this worker began; later ones come from the timetable.
+    fn follows(&self, job: &JobName) -> bool {
+        self.shared.board(|board| board.plan(job).is_some_and(|plan| !plan.follows.is_empty()))
+    }
+
+    /// The newest slot that passed before this worker began; later ones come from the timetable. One that follows others has missed what
+    /// they did meanwhile.
     fn missed(&self, job: &JobName) -> Option<DateTime<Utc>> {
+        let follows = self.follows(job);
         self.shared.board(|board| {
-            let last = board.last_complete(job)?;
+            let last = board.last_complete(job);
+            if follows {
+                return Some(self.started).filter(|started| last.is_none_or(|last| last < *started));
+            }
+            let last = last?;
             board.plan(job)?.schedule.as_ref()?.last_slot_between(last, self.started)
         })
     }

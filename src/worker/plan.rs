@@ -14,6 +14,8 @@ pub struct PlannedJob {
     pub name: JobName,
     /// `None`: only by hand.
     pub schedule: Option<Schedule>,
+    /// It also runs after each run of these, and once at start where it has something to do.
+    pub follows: Vec<JobName>,
     /// When its newest complete backup is restored for a trial.
     pub drill: Option<Schedule>,
     /// Whether a slot that passed while no worker lived is run once, at start.
@@ -32,12 +34,17 @@ pub fn scheduled(jobs: &[PlannedJob]) -> impl Iterator<Item = (JobName, Errand, 
     })
 }
 
+fn names(jobs: &[JobName]) -> String {
+    jobs.iter().map(JobName::as_str).collect::<Vec<_>>().join(", ")
+}
+
 /// Tells when each job runs next, so that a wrong zone is seen before the night.
 pub fn announce(jobs: &[PlannedJob], now: DateTime<Utc>) {
     let next = |schedule: &Schedule| schedule.next_n(now, 3).into_iter().map(|at| schedule.show(at)).collect::<Vec<_>>().join(", ");
     for plan in jobs {
         match &plan.schedule {
             Some(schedule) => info!(job = %plan.name, schedule = schedule.text(), "next runs: {}", next(schedule)),
+            None if !plan.follows.is_empty() => info!(job = %plan.name, "runs after each run of {}", names(&plan.follows)),
             None => info!(job = %plan.name, "no schedule: runs only by hand"),
         }
         if let Some(drill) = &plan.drill {

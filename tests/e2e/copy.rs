@@ -6,6 +6,7 @@ use futures_util::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::support::{Backstay, Gate, Row, Scratch, Seaweed, Side, Tree, assert_same_tree, toml};
+use crate::worker_process::Running;
 
 /// A tree, a directory for its backups, and a bucket for their copies.
 struct House {
@@ -24,11 +25,15 @@ impl House {
     }
 
     fn program(&self, endpoint: &str) -> Backstay {
+        self.program_with(endpoint, "[jobs.default]\ncomponents = [\"media\"]\ntargets = [\"local\"]\n")
+    }
+
+    fn program_with(&self, endpoint: &str, jobs: &str) -> Backstay {
         let config = [
             toml::file_target("local", &self.place.join("store")),
             toml::s3_target_by("offsite", endpoint, &self.server, "backups/copies"),
             toml::directory("media", &self.place.join("media")),
-            "[jobs.default]\ncomponents = [\"media\"]\ntargets = [\"local\"]\n".to_owned(),
+            jobs.to_owned(),
         ];
         Backstay::new(&config.concat())
     }
@@ -100,6 +105,96 @@ async fn a_copy_that_is_killed_is_ended_by_the_next() {
     }
     assert!(kills >= 8, "only {kills}");
     Row { scenario: "a backup is copied into a bucket", faults: "SIGKILL before or after a request that changes it", runs: kills }.print();
+}
+
+/// The names in a target, oldest first.
+fn names(backstay: &Backstay, target: &str) -> Vec<String> {
+    let listed = backstay.succeed(&["listbackups", "--target", target, "--json"]).json();
+    let mut names: Vec<String> =
+        listed.as_array().expect("an array").iter().map(|row| row["name"].as_str().expect("a name").to_owned()).collect();
+    names.sort();
+    names
+}
+
+const COPYING: &str = "[jobs.default]\ncomponents = [\"media\"]\n[jobs.other]\ncomponents = [\"media\"]\ntargets = [\"offsite\"]\n\
+    [jobs.offsite]\ncopy_from = \"local\"\ntargets = [\"offsite\"]\nkeep_last = 2\n";
+
+#[tokio::test]
+async fn a_job_that_copies_keeps_what_its_own_retention_keeps() {
+    let house = House::new();
+    std::fs::remove_file(house.place.join("media/large")).expect("removed");
+    let backstay = house.program_with(&house.server.endpoint(), COPYING);
+    // nothing is there to be copied yet
+    assert_eq!(backstay.succeed(&["backup", "offsite", "--json"]).json()["copied"], serde_json::json!([]));
+    let own: Vec<String> =
+        (0..3).map(|_| backstay.succeed(&["backup", "other", "--json"]).json()["name"].as_str().expect("a name").to_owned()).collect();
+    let made: Vec<String> =
+        (0..3).map(|_| backstay.succeed(&["backup", "default", "--json"]).json()["name"].as_str().expect("a name").to_owned()).collect();
+    assert_eq!(names(&backstay, "local"), made, "a target that is filled by copying is no other job's by default");
+
+    let first = backstay.succeed(&["backup", "offsite", "--json"]).json();
+    assert_eq!((first["status"].as_str(), first["copied"].as_array().map(Vec::len)), (Some("complete"), Some(2)));
+    // those that the other job wrote there are its own business
+    assert_eq!(names(&backstay, "offsite"), [&made[1..], &own[..]].concat());
+    let (local, remote) = house.both(&made[2]).await;
+    assert!(local == remote, "{:?}", remote.keys());
+
+    let fourth = backstay.succeed(&["backup", "default", "--json"]).json()["name"].as_str().expect("a name").to_owned();
+    let second = backstay.succeed(&["backup", "offsite", "--json"]).json();
+    assert_eq!(second["copied"].as_array().map(|rows| rows.iter().map(|row| row["name"].as_str()).collect()), Some(vec![Some(&*fourth)]));
+    assert_eq!(second["pruned"], serde_json::json!([made[1]]));
+    assert_eq!(
+        backstay.succeed(&["backup", "offsite", "--json"]).json()["copied"],
+        serde_json::json!([]),
+        "what has gone does not come back"
+    );
+    assert_eq!(names(&backstay, "offsite"), [&[made[2].clone(), fourth.clone()], &own[..]].concat());
+
+    let plan = backstay.succeed(&["prune", "--job", "offsite", "--dry-run", "--json"]).json();
+    let plan: Vec<_> = plan.as_array().expect("rows").iter().map(|row| (row["name"].as_str(), row["keep"].as_bool())).collect();
+    assert_eq!(plan, [(Some(&*fourth), Some(true)), (Some(&*made[2]), Some(true))]);
+    let told = backstay.succeed(&["check", "--config-only"]).stdout;
+    assert!(told.contains("copies from local into offsite; after each run of default"), "{told}");
+    backstay.run(&["backup", "offsite", "--only", "media"]).expect_code(2);
+    backstay.run(&["backup", "nowhere"]).expect_code(10).expect_message("default, other, offsite");
+}
+
+/// A copy that fails leaves what is there, retention included, and says so.
+#[tokio::test]
+async fn a_job_that_copies_removes_nothing_before_what_replaces_it_is_there() {
+    let house = House::new();
+    let backstay = house.program_with(&house.server.endpoint(), COPYING);
+    let make = || backstay.succeed(&["backup", "default", "--json"]).json()["name"].as_str().expect("a name").to_owned();
+    let made = [make(), make()];
+    backstay.succeed(&["backup", "offsite"]);
+    let third = make();
+    let artifact = house.place.join("store").join(&third).join("media/media.tar.gz");
+    let whole = std::fs::read(&artifact).expect("read");
+    std::fs::write(&artifact, &whole[..whole.len() - 1]).expect("written");
+    let failed = backstay.run(&["backup", "offsite", "--json"]);
+    assert!(matches!(failed.code, Some(3 | 12)), "{:?}", failed.code);
+    assert_eq!(failed.json()["status"], "partial");
+    assert_eq!(names(&backstay, "offsite"), made);
+    std::fs::write(&artifact, whole).expect("written");
+    backstay.succeed(&["backup", "offsite"]);
+    assert_eq!(names(&backstay, "offsite"), [made[1].clone(), third]);
+}
+
+/// The whole of it by the worker: a backup is made by its schedule, and copied after that.
+#[tokio::test]
+async fn the_worker_copies_after_a_run() {
+    let house = House::new();
+    let jobs = COPYING
+        .replace("[jobs.default]\n", "[jobs.default]\nschedule = \"* * * * * *\"\n")
+        .replace("[jobs.other]\n", "[jobs.other]\nschedule = \"\"\n");
+    let backstay = house.program_with(&house.server.endpoint(), &(jobs + "[worker]\nlisten = \"\"\n"));
+    let mut worker = Running::start(&backstay);
+    worker.line_with(&["job=offsite", "runs after each run of default"]);
+    worker.line_with(&["backup copied", "target=offsite"]);
+    worker.line_with(&["job=offsite", "run complete"]);
+    worker.signal(rustix::process::Signal::TERM);
+    assert_eq!(worker.code(), Some(0));
+    assert!(!names(&backstay, "offsite").is_empty());
 }
 
 #[tokio::test]

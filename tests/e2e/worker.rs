@@ -32,7 +32,7 @@ fn name(job: &str) -> JobName {
 /// A job at three each night.
 fn nightly(job: &str) -> PlannedJob {
     let schedule = Some(Schedule::parse("0 3 * * *", "UTC").expect("a schedule"));
-    PlannedJob { name: name(job), schedule, drill: None, catch_up: true, jitter: Duration::ZERO, timeout: None }
+    PlannedJob { name: name(job), schedule, follows: Vec::new(), drill: None, catch_up: true, jitter: Duration::ZERO, timeout: None }
 }
 
 /// When the newest complete backup was begun.
@@ -212,7 +212,7 @@ impl Driven {
 
 fn witness() -> PlannedJob {
     let schedule = Some(Schedule::parse("* * * * * *", "UTC").expect("a schedule"));
-    PlannedJob { name: name("witness"), schedule, drill: None, catch_up: false, jitter: Duration::ZERO, timeout: None }
+    PlannedJob { name: name("witness"), schedule, follows: Vec::new(), drill: None, catch_up: false, jitter: Duration::ZERO, timeout: None }
 }
 
 fn get(address: std::net::SocketAddr, path: &str) -> (u16, Value) {
@@ -302,6 +302,62 @@ async fn targets_that_cannot_be_asked_at_start_do_not_lose_the_missed_slot() {
     let mut worker = setup(vec![nightly("a")]).answers("a", answers).start("04T12:00:00").await;
     let run = worker.begun().await;
     assert_eq!(run.slot, utc("04T03:00:00"));
+}
+
+/// One that copies what `jobs` make.
+fn following(job: &str, jobs: &[&str]) -> PlannedJob {
+    PlannedJob { schedule: None, follows: jobs.iter().map(|job| name(job)).collect(), ..nightly(job) }
+}
+
+#[tokio::test]
+async fn a_job_that_follows_runs_after_each_run_that_wrote_something_and_never_at_once_with_itself() {
+    let jobs = vec![nightly("a"), nightly("b"), nightly("c"), following("copy", &["a", "b", "c"])];
+    // nothing is lacking at the start
+    let mut worker = setup(jobs).answers("copy", vec![Ok(Some(utc("01T02:59:59")))]).start("01T02:59:59").await;
+    worker.to("01T03:00:00");
+    let mut runs: Vec<Begun> = Vec::new();
+    for _ in 0..3 {
+        runs.push(worker.begun().await);
+    }
+    runs.sort_by_key(|run| run.job.clone());
+    let mut runs = runs.into_iter();
+    let mut end = |outcome| runs.next().expect("it runs").end.send(outcome).expect("the run waits");
+    end(RunOutcome::Failed("no route".into()));
+    worker.report_when(|_, body| job(body, "a")["last_outcome"] == "failed").await;
+    end(RunOutcome::Incomplete("one of two".into()));
+    let copy = worker.begun().await;
+    assert_eq!(copy.job, name("copy"));
+    end(RunOutcome::Complete);
+    worker.report_when(|_, body| job(body, "c")["last_outcome"] == "complete").await;
+    copy.end.send(RunOutcome::Complete).expect("the run waits");
+    // what came while it ran is copied by the next
+    let again = worker.begun().await;
+    assert_eq!(again.job, name("copy"));
+    again.end.send(RunOutcome::Complete).expect("the run waits");
+    worker.report_when(|_, body| job(body, "copy")["running"] == false).await;
+    assert!(worker.begun.try_recv().is_err(), "a third run");
+    worker.stop().await.expect("a drain");
+}
+
+#[tokio::test]
+async fn a_job_that_follows_runs_at_start_when_something_is_lacking() {
+    let jobs = vec![nightly("a"), following("lacks", &["a"]), following("empty", &["a"]), following("whole", &["a"]), witness()];
+    let mut worker = setup(jobs)
+        .answers("a", vec![Ok(Some(utc("04T03:00:00")))])
+        .answers("lacks", vec![Ok(Some(utc("03T03:00:00")))])
+        .answers("empty", vec![Ok(None)])
+        .answers("whole", vec![Ok(Some(utc("04T12:00:00")))])
+        .start("04T12:00:00")
+        .await;
+    let mut begun = BTreeSet::new();
+    for _ in 0..2 {
+        let run = worker.begun().await;
+        begun.insert(run.job);
+        run.end.send(RunOutcome::Complete).expect("the run waits");
+    }
+    assert_eq!(begun, [name("empty"), name("lacks")].into());
+    worker.settled().await;
+    worker.stop().await.expect("a drain");
 }
 
 #[tokio::test]

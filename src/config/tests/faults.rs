@@ -343,3 +343,16 @@ fn a_file_that_is_named_must_be_there_and_readable() {
     scene.write("work/config/backstay.toml/x", "");
     assert!(scene.faults().starts_with("config/backstay.toml: cannot be read: "), "{}", scene.faults());
 }
+
+#[test]
+fn a_job_that_copies_has_nothing_of_its_own_to_back_up() {
+    let two = "[targets.a]\nurl = \"file:///a\"\n[targets.b]\nurl = \"file:///b\"\n[jobs.x]\n";
+    let not = "is nothing of a job that copies: it copies backups as they are (set it for the job that makes them)";
+    check(&format!("{two}copy_from = \"a\"\ncompression = \"zstd\"\n"), &format!("7:15: jobs.x.compression: {not}"));
+    check(&format!("{two}copy_from = \"a\"\ncomponents = [\"media\"]\n"), &format!("7:14: jobs.x.components: {not}"));
+    check(&format!("{two}copy_from = \"a\"\ndrill = \"@daily\"\n"), &format!("7:9: jobs.x.drill: {not}"));
+    check(&format!("{two}copy_from = \"offsite\"\n"), "6:13: jobs.x.copy_from: there is no target `offsite`; there are `a`, `b`");
+    check(&format!("{two}copy_from = \"a\"\ntargets = [\"a\"]\n"), "7:11: jobs.x.targets: `a` is what is copied from: name another");
+    let one = "[targets.a]\nurl = \"file:///a\"\n[jobs.x]\ncopy_from = \"a\"\n";
+    check(one, "3:7: jobs.x.targets: is empty, and there is no other target: where should the backups go?");
+}

@@ -242,3 +242,39 @@ fn keys_of_s3_fall_back_to_those_of_aws_all_or_none() {
     let s3 = settings("[targets.a]\nurl = \"s3://b\"\n", &[]).targets.remove(0).s3;
     assert_eq!((s3.access_key_id, s3.region.as_deref()), (None, Some("us-east-1")));
 }
+
+const TWO: &str = "[targets.local]\nurl = \"file:///a\"\n[targets.offsite]\nurl = \"file:///b\"\n";
+
+#[test]
+fn a_job_that_copies_takes_its_targets_from_the_others_and_nothing_else() {
+    let settings = settings(&format!("{TWO}[jobs.offsite]\ncopy_from = \"local\"\ntargets = [\"offsite\"]\nkeep_monthly = 6\n"), &[]);
+    let [job] = settings.jobs.as_slice() else { panic!("{:?}", settings.jobs) };
+    assert_eq!((job.name.as_str(), job.targets.iter().map(|t| t.as_str()).collect()), ("default", vec!["local"]));
+    let [copy] = settings.copies.as_slice() else { panic!("{:?}", settings.copies) };
+    assert_eq!((copy.from.as_str(), copy.targets.iter().map(|t| t.as_str()).collect()), ("local", vec!["offsite"]));
+    assert!(matches!(copy.when, When::Follows), "{copy:?}");
+    assert_eq!((copy.policy.last.map(u32::from), copy.policy.monthly.map(u32::from)), (Some(10), Some(6)));
+    assert_eq!(settings.before_copying(&copy.from), std::slice::from_ref(&job.name));
+}
+
+#[test]
+fn a_job_that_copies_runs_when_it_is_told_to() {
+    let when = |lines: &str| {
+        let text = format!("{TWO}[jobs.nightly]\ntargets = [\"local\", \"offsite\"]\n[jobs.offsite]\ncopy_from = \"local\"\n{lines}");
+        let settings = settings(&text, &[]);
+        assert_eq!(settings.jobs.len(), 1);
+        // what a job names, it writes to
+        assert_eq!(settings.writers(&"offsite".parse().expect("a name")).count(), 1);
+        settings.copies[0].when.clone()
+    };
+    assert!(matches!(when("schedule = \"\"\n"), When::Asked));
+    assert!(matches!(when("schedule = \"0 4 * * *\"\n"), When::Scheduled(_)));
+    assert!(matches!(when(""), When::Follows));
+}
+
+#[test]
+fn a_job_that_copies_to_wherever_it_can_leaves_the_others_what_it_copies_from() {
+    let settings = settings(&format!("{TWO}[jobs.offsite]\ncopy_from = \"local\"\n"), &[]);
+    assert_eq!(settings.jobs[0].targets, [settings.copies[0].from.clone()]);
+    assert_eq!(settings.copies[0].targets.iter().map(|t| t.as_str()).collect::<Vec<_>>(), ["offsite"]);
+}

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::{ConfigError, LoadOptions, Loaded, Settings, load};
+use super::{ConfigError, LoadOptions, Loaded, Settings, When, load};
 
 mod authentik;
 mod documents;
