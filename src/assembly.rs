@@ -66,7 +66,7 @@ fn bucket_at(settings: &Settings, name: &ComponentName, to: &str) -> BucketOptio
     let mut same = own.into_iter().chain(others).filter(|options| options.place.bucket == bucket);
     let known = || {
         let inside = |target: &&TargetOptions| matches!(&target.location, Location::S3 { bucket: other, .. } if other == bucket);
-        settings.targets.iter().find(inside).map(|target| target.s3.clone()).unwrap_or_default()
+        settings.targets.iter().find(inside).and_then(TargetOptions::s3).cloned().unwrap_or_default()
     };
     let place = BucketPlace::new(bucket, "");
     match same.next() {

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 
 use super::raw::RawTarget;
 use super::validate::{Check, filled};
-use crate::storage::{Limiter, Location, S3Options, TargetOptions};
+use crate::storage::{Limiter, Location, TargetOptions};
 
 mod s3;
 
@@ -14,17 +14,15 @@ pub(super) use s3::s3;
 
 /// The target, if its keys make one; else the faults are in `check`.
 pub(super) fn options(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Option<TargetOptions> {
-    let location = location("targets", name, raw, check);
-    let s3 = match &location {
-        Some(Location::File(_)) => {
-            s3_keys_of_a_directory(name, check);
-            S3Options { max_parts: raw.max_parts, ..S3Options::default() }
-        }
+    let mut location = location("targets", name, raw, check);
+    match &mut location {
+        Some(Location::File(_)) => s3_keys_of_a_directory(name, check),
+        Some(Location::S3 { options, .. }) => **options = s3("targets", name, raw, check),
         // the keys of a target whose url is wrong are still looked at
-        _ => s3("targets", name, raw, check),
-    };
+        None => drop(s3("targets", name, raw, check)),
+    }
     let limit = limit(name, &raw.limit, check);
-    Some(TargetOptions { name: check.name("targets", name)?, location: location?, limit, s3 })
+    Some(TargetOptions { name: check.name("targets", name)?, location: location?, limit })
 }
 
 fn location(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Option<Location> {
@@ -92,7 +90,7 @@ pub(super) fn bucket(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Opti
         return None;
     }
     match location("bucket", name, raw, check)? {
-        Location::S3 { bucket, prefix } => Some((bucket, prefix)),
+        Location::S3 { bucket, prefix, .. } => Some((bucket, prefix)),
         Location::File(_) => None,
     }
 }

@@ -95,7 +95,7 @@ fn not_in_this_version(check: &mut Check<'_>) {
 /// Two targets of one place would each refuse what the other wrote.
 fn same_places(targets: &[TargetOptions], check: &mut Check<'_>) {
     for (at, target) in targets.iter().enumerate() {
-        let same = |other: &&TargetOptions| other.location == target.location && other.s3.endpoint == target.s3.endpoint;
+        let same = |other: &&TargetOptions| other.location.is_same_place(&target.location);
         if let Some(other) = targets[..at].iter().find(same) {
             check.fault(&["targets", target.name.as_str(), "url"], format!("is the same place as [targets.{}]", other.name));
         }

@@ -163,13 +163,13 @@ mod tests {
     use crate::pipeline::Codec;
     use crate::retention::Policy;
     use crate::signature::Authenticity;
-    use crate::storage::{Access, Location, S3Options, TargetOptions};
+    use crate::storage::{Access, Location, TargetOptions};
 
     fn job(targets: &[(&str, &Path)]) -> Job {
         let open = |(name, path): &(&str, &Path)| {
             let name: TargetName = name.parse().expect("a name");
             let location = Location::File(path.to_path_buf());
-            let options = TargetOptions { name: name.clone(), location, limit: None, s3: S3Options::default() };
+            let options = TargetOptions { name: name.clone(), location, limit: None };
             (name, Target::open(&options, Access::Write))
         };
         Job {

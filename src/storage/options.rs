@@ -1,5 +1,6 @@
 //! How a target is named and reached.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use super::limit::Limiter;
@@ -13,16 +14,15 @@ pub struct TargetOptions {
     pub location: Location,
     /// Of the bytes that go there and come from there; shared by everything that is opened with clones of these options.
     pub limit: Option<Limiter>,
-    pub s3: S3Options,
 }
 
-/// The parsed `url` of a target.
+/// The parsed `url` of a target, with the keys of its kind. A prefix may be empty and has no slash at either end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
     /// `file:///absolute/path` or `file://./relative`.
     File(PathBuf),
-    /// `s3://bucket/prefix`; the prefix may be empty and has no slash at either end.
-    S3 { bucket: String, prefix: String },
+    /// `s3://bucket/prefix`.
+    S3 { bucket: String, prefix: String, options: Box<S3Options> },
 }
 
 /// The S3 keys of a target; unset ones fall back to the `AWS_*` variables.
@@ -66,8 +66,40 @@ pub enum Checksum {
     Sha256,
 }
 
+impl TargetOptions {
+    /// The keys of S3, if it is such a target.
+    pub fn s3(&self) -> Option<&S3Options> {
+        match &self.location {
+            Location::S3 { options, .. } => Some(options),
+            Location::File(_) => None,
+        }
+    }
+}
+
+/// As its `url`.
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |prefix: &str| if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
+        match self {
+            Self::File(path) => write!(f, "file://{}", path.display()),
+            Self::S3 { bucket, prefix, .. } => write!(f, "s3://{bucket}{}", of(prefix)),
+        }
+    }
+}
+
 impl Location {
-    /// Understands the `url` of a target.
+    /// Whether what is stored at one is found at the other, whatever the other keys are.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File(path), Self::File(other)) => path == other,
+            (Self::S3 { bucket, prefix, options }, Self::S3 { bucket: b, prefix: p, options: o }) => {
+                (bucket, prefix, &options.endpoint) == (b, p, &o.endpoint)
+            }
+            _ => false,
+        }
+    }
+
+    /// Understands the `url` of a target; the keys of its kind are not set.
     ///
     /// # Errors
     /// A sentence that says what is wrong and what is accepted.
@@ -85,7 +117,7 @@ impl Location {
             return if bucket.is_empty() || prefix.split('/').any(|s| matches!(s, "." | "..") || (s.is_empty() && !prefix.is_empty())) {
                 Err(format!("`{url}` is not a bucket and a prefix (expected `s3://bucket/prefix`)"))
             } else {
-                Ok(Self::S3 { bucket: bucket.into(), prefix: prefix.into() })
+                Ok(Self::S3 { bucket: bucket.into(), prefix: prefix.into(), options: Box::default() })
             };
         }
         Err(format!("`{url}` is not a target (expected `file:///path` or `s3://bucket/prefix`)"))

@@ -53,7 +53,7 @@ pub struct Target {
     large: Arc<Semaphore>,
     storage_class: Option<String>,
     part_size: Option<u64>,
-    max_parts: u32,
+    max_parts: Option<u32>,
     stall: Duration,
 }
 
@@ -88,8 +88,8 @@ impl Target {
                 let store = file::open(&options.name, path, access == Access::Write, Patience::new(path, stall))?;
                 Self::over(options, Arc::new(store), "")
             }
-            Location::S3 { bucket, prefix } => {
-                let bucket = s3::open(&options.name, bucket, &options.s3)?;
+            Location::S3 { bucket, prefix, options: s3 } => {
+                let bucket = s3::open(&options.name, bucket, s3)?;
                 let target = Self::over(options, Arc::new(bucket.store().clone()), prefix);
                 Self { bucket: Some(bucket), ..target }
             }
@@ -99,6 +99,7 @@ impl Target {
 
     /// A target over a given store, such as a wrapper that injects faults.
     pub fn over(options: &TargetOptions, store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
+        let s3 = options.s3();
         Self {
             name: options.name.clone(),
             location: options.location.clone(),
@@ -108,9 +109,9 @@ impl Target {
             limit: options.limit.clone(),
             ahead: Arc::new(Semaphore::new(read::AHEAD)),
             large: Arc::new(Semaphore::new(1)),
-            storage_class: options.s3.storage_class.clone(),
-            part_size: options.s3.part_size,
-            max_parts: options.s3.max_parts,
+            storage_class: s3.and_then(|s3| s3.storage_class.clone()),
+            part_size: s3.and_then(|s3| s3.part_size),
+            max_parts: s3.map(|s3| s3.max_parts),
             stall: STALL,
         }
     }
@@ -119,6 +120,12 @@ impl Target {
     #[must_use]
     pub fn with_stall(self, stall: Duration) -> Self {
         Self { stall, ..self }
+    }
+
+    /// Cuts uploads into parts of so many bytes.
+    #[must_use]
+    pub fn with_part_size(self, bytes: u64) -> Self {
+        Self { part_size: Some(bytes), ..self }
     }
 
     /// How long it may keep a download waiting.
@@ -141,7 +148,7 @@ impl Target {
 
     /// Most parts of one upload; `None` where the store has no limit.
     pub fn max_parts(&self) -> Option<u32> {
-        matches!(self.location, Location::S3 { .. }).then_some(self.max_parts)
+        self.max_parts
     }
 
     pub(super) fn store(&self) -> &dyn ObjectStore {

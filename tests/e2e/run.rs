@@ -16,7 +16,7 @@ use backstay::name::ComponentName;
 use backstay::pipeline::{Budget, Codec, Engine};
 use backstay::retention::Policy;
 use backstay::signature::Authenticity;
-use backstay::storage::{Access, Lease, Location, S3Options, Target, TargetOptions};
+use backstay::storage::{Access, Lease, Location, Target, TargetOptions};
 use chrono::{TimeDelta, TimeZone, Utc};
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
@@ -86,8 +86,7 @@ fn source(name: &str, len: usize, end: End) -> Arc<dyn Source> {
 }
 
 fn target(name: &str, path: &Path) -> Target {
-    let options =
-        TargetOptions { name: name.parse().expect("a name"), location: Location::File(path.into()), limit: None, s3: S3Options::default() };
+    let options = TargetOptions { name: name.parse().expect("a name"), location: Location::File(path.into()), limit: None };
     Target::open(&options, Access::Write).expect("a target")
 }
 
@@ -435,7 +434,7 @@ mod faulty {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use async_trait::async_trait;
-    use backstay::storage::{Location, S3Options, Target, TargetOptions};
+    use backstay::storage::{Location, Target, TargetOptions};
     use futures_util::stream::BoxStream;
     use object_store::local::LocalFileSystem;
     use object_store::path::Path as Key;
@@ -463,12 +462,7 @@ mod faulty {
         std::fs::create_dir_all(path).expect("made");
         let inner = LocalFileSystem::new_with_prefix(path).expect("a store").with_automatic_cleanup(true);
         let store = Faulty { inner, left: Arc::new(AtomicUsize::new(parts)), lost: AtomicUsize::new(lost), spent };
-        let options = TargetOptions {
-            name: "broken".parse().expect("a name"),
-            location: Location::File(path.into()),
-            limit: None,
-            s3: S3Options::default(),
-        };
+        let options = TargetOptions { name: "broken".parse().expect("a name"), location: Location::File(path.into()), limit: None };
         Target::over(&options, Arc::new(store), "")
     }
 

@@ -115,19 +115,16 @@ fn key() -> Key {
 
 fn options(server: &Seaweed, s3: S3Options) -> TargetOptions {
     let secret = |text: &str| Some(backstay::secret::Secret::parse(text));
-    TargetOptions {
-        name: "s3".parse().expect("a name"),
-        location: Location::S3 { bucket: Seaweed::BUCKET.into(), prefix: String::new() },
-        limit: None,
-        s3: S3Options {
-            endpoint: Some(server.endpoint()),
-            region: Some("us-east-1".into()),
-            access_key_id: secret(&server.access_key),
-            secret_access_key: secret(&server.secret_key),
-            allow_http: true,
-            ..s3
-        },
-    }
+    let options = S3Options {
+        endpoint: Some(server.endpoint()),
+        region: Some("us-east-1".into()),
+        access_key_id: secret(&server.access_key),
+        secret_access_key: secret(&server.secret_key),
+        allow_http: true,
+        ..s3
+    };
+    let location = Location::S3 { bucket: Seaweed::BUCKET.into(), prefix: String::new(), options: Box::new(options) };
+    TargetOptions { name: "s3".parse().expect("a name"), location, limit: None }
 }
 
 #[tokio::test]

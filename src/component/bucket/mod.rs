@@ -58,9 +58,9 @@ impl BucketPlace {
         let server = |options: &S3Options| options.endpoint.as_ref().map(|url| url.trim_end_matches('/').to_ascii_lowercase());
         // where an endpoint is not set, the environment may
         let same = |other: &S3Options| server(other) == server(s3) || other.endpoint.is_none() || s3.endpoint.is_none();
-        let places = targets.iter().filter(|target| same(&target.s3)).filter_map(|target| match &target.location {
-            Location::S3 { bucket, prefix } => Some(Self::new(bucket, prefix)),
-            Location::File(_) => None,
+        let places = targets.iter().filter_map(|target| match &target.location {
+            Location::S3 { bucket, prefix, options } if same(options) => Some(Self::new(bucket, prefix)),
+            _ => None,
         });
         places.collect()
     }

@@ -47,7 +47,7 @@ impl BucketRestorer {
         }
         let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
         match Location::parse(url) {
-            Ok(Location::S3 { bucket, prefix }) if is_name(&bucket) => {
+            Ok(Location::S3 { bucket, prefix, .. }) if is_name(&bucket) => {
                 let options = BucketOptions { place: BucketPlace::new(&bucket, &prefix), ..self.options.clone() };
                 if options.is_among_backups() { Err(BucketError::AmongBackups(options.place.url())) } else { Ok(options) }
             }

@@ -7,7 +7,12 @@ use super::*;
 use crate::config::{ComponentOptions, JobSettings, show, show_json};
 use crate::manifest::Encoding;
 use crate::process::{IoPriority, Priority};
-use crate::storage::{Addressing, Checksum, Limiter, Location};
+use crate::storage::{Addressing, Checksum, Limiter, Location, S3Options};
+
+/// The keys of S3 of the only target.
+fn s3_of(file: &str, env: &[(&str, &str)]) -> S3Options {
+    settings(file, env).targets.remove(0).s3().cloned().expect("S3")
+}
 
 fn only_job(settings: &Settings) -> &JobSettings {
     let [job] = settings.jobs.as_slice() else { panic!("one job: {:?}", settings.jobs) };
@@ -205,8 +210,8 @@ fn every_key_of_s3_arrives() {
                 secret_access_key = \"k\"\nsession_token = \"t\"\naddressing = \"virtual\"\nallow_http = true\nca_file = \"/ca.pem\"\n\
                 part_size = \"16MiB\"\nmax_parts = 1000\nstorage_class = \"STANDARD_IA\"\nchecksum = \"sha256\"\n";
     let target = settings(file, &[("AWS_REGION", "x"), ("AWS_ACCESS_KEY_ID", "x")]).targets.remove(0);
-    assert_eq!(target.location, Location::S3 { bucket: "bucket".into(), prefix: "some/prefix".into() });
-    let s3 = target.s3;
+    let Location::S3 { bucket, prefix, options: s3 } = target.location else { panic!("{target:?}") };
+    assert_eq!((bucket.as_str(), prefix.as_str()), ("bucket", "some/prefix"));
     let secret = |s: &Option<crate::secret::Secret>| s.as_ref().map(|s| s.reveal().expect("a literal").expose().to_owned());
     assert_eq!((s3.endpoint.as_deref(), s3.region.as_deref()), (Some("http://minio:9000"), Some("eu")));
     assert_eq!((secret(&s3.access_key_id), secret(&s3.secret_access_key)), (Some("i".into()), Some("k".into())));
@@ -232,14 +237,14 @@ fn limits_and_priorities_arrive_and_are_off_unless_set() {
 #[test]
 fn keys_of_s3_fall_back_to_those_of_aws_all_or_none() {
     let aws = [("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x"), ("AWS_SESSION_TOKEN", "x"), ("AWS_DEFAULT_REGION", "r")];
-    let s3 = settings("[targets.a]\nurl = \"s3://b\"\n", &aws).targets.remove(0).s3;
+    let s3 = s3_of("[targets.a]\nurl = \"s3://b\"\n", &aws);
     assert_eq!(format!("{:?}", s3.access_key_id), "Some(*** (variable AWS_ACCESS_KEY_ID))");
     assert_eq!(format!("{:?}", s3.session_token), "Some(*** (variable AWS_SESSION_TOKEN))");
     assert_eq!(s3.region.as_deref(), Some("r"));
     let own = "[targets.a]\nurl = \"s3://b\"\naccess_key_id = \"i\"\nsecret_access_key = \"k\"\n";
-    let s3 = settings(own, &aws).targets.remove(0).s3;
+    let s3 = s3_of(own, &aws);
     assert_eq!((s3.session_token, s3.max_parts), (None, 10_000), "a token of the environment does not belong to keys of the file");
-    let s3 = settings("[targets.a]\nurl = \"s3://b\"\n", &[]).targets.remove(0).s3;
+    let s3 = s3_of("[targets.a]\nurl = \"s3://b\"\n", &[]);
     assert_eq!((s3.access_key_id, s3.region.as_deref()), (None, Some("us-east-1")));
 }
 

@@ -15,7 +15,7 @@ use object_store::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::storage::{Location, S3Options, TargetOptions};
+use crate::storage::{Location, TargetOptions};
 
 /// Seconds since the model began, which is the only true time.
 type Seconds = u64;
@@ -90,8 +90,8 @@ impl World {
         let store = Slow::default();
         let name = "model".parse().expect("a name");
         // a directory loses no answers
-        let location = Location::S3 { bucket: "model".into(), prefix: String::new() };
-        let options = TargetOptions { name, location, limit: None, s3: S3Options::default() };
+        let location = Location::S3 { bucket: "model".into(), prefix: String::new(), options: Box::default() };
+        let options = TargetOptions { name, location, limit: None };
         let target = Target::over(&options, Arc::new(store.clone()), "");
         Self { store, target, workers: Default::default(), kept: Vec::new(), number: 0 }
     }

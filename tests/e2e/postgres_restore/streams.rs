@@ -17,7 +17,7 @@ use backstay::name::ComponentName;
 use backstay::pipeline::{Budget, Codec, Engine};
 use backstay::retention::Policy;
 use backstay::signature::Authenticity;
-use backstay::storage::{Access, Location, S3Options, Target, TargetOptions};
+use backstay::storage::{Access, Location, Target, TargetOptions};
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
@@ -376,7 +376,7 @@ fn waits_first(server: &Postgres) -> (Binary, Scratch) {
 async fn run(source: Arc<dyn Source>, store: &Scratch) -> Result<job::Report, job::JobError> {
     let name = || "local".parse().expect("a name");
     let location = Location::File(store.path().to_owned());
-    let options = TargetOptions { name: name(), location, limit: None, s3: S3Options::default() };
+    let options = TargetOptions { name: name(), location, limit: None };
     let job = Job {
         name: "default".parse().expect("a name"),
         sources: vec![source],

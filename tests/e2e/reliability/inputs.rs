@@ -11,7 +11,7 @@ use backstay::catalog::{Catalog, Entry};
 use backstay::encryption::Identities;
 use backstay::manifest::{Artifact, Encoding, Format, sha256_hex};
 use backstay::pipeline::{UnpackError, unpack as unpack_stored};
-use backstay::storage::{Access, Location, S3Options, Target, TargetOptions};
+use backstay::storage::{Access, Location, Target, TargetOptions};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
@@ -223,12 +223,8 @@ async fn a_bomb_yields_no_more_than_its_manifest_says() {
 #[tokio::test]
 async fn many_large_manifests_are_not_read_at_once() {
     let scratch = Scratch::new();
-    let options = TargetOptions {
-        name: "local".parse().expect("a name"),
-        location: Location::File(scratch.path().to_owned()),
-        limit: None,
-        s3: S3Options::default(),
-    };
+    let options =
+        TargetOptions { name: "local".parse().expect("a name"), location: Location::File(scratch.path().to_owned()), limit: None };
     for second in 10..18 {
         let manifest = scratch.write(format!("default-2026-01-02-0304{second}/manifest.json"), "");
         std::fs::File::options().write(true).open(manifest).expect("opened").set_len(50 << 20).expect("grown");

@@ -21,7 +21,7 @@ use backstay::name::{BackupName, JobName, TargetName};
 use backstay::pipeline::{Budget, Codec, Engine, Progress};
 use backstay::retention::Policy;
 use backstay::signature::Authenticity;
-use backstay::storage::{Access, Lease, Location, S3Options, Target, TargetOptions};
+use backstay::storage::{Access, Lease, Location, Target, TargetOptions};
 use chrono::{TimeDelta, Utc};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -76,7 +76,7 @@ impl House {
 
     fn target(&self) -> Target {
         let name: TargetName = "local".parse().expect("a name");
-        let options = TargetOptions { name, location: Location::File(self.scratch.join("target")), limit: None, s3: S3Options::default() };
+        let options = TargetOptions { name, location: Location::File(self.scratch.join("target")), limit: None };
         Target::open(&options, Access::Write).expect("a target")
     }
 

@@ -219,16 +219,26 @@ impl Place {
     }
 
     fn bucket(server: &Seaweed, prefix: &str) -> Self {
-        let location = Location::S3 { bucket: Seaweed::BUCKET.into(), prefix: prefix.into() };
+        let s3 = S3Options { max_parts: 10_000, ..S3Options::default() };
+        let location = Location::S3 { bucket: Seaweed::BUCKET.into(), prefix: prefix.into(), options: Box::new(s3) };
         Self { store: Arc::new(server.bucket(Seaweed::BUCKET)), options: options(location), prefix: prefix.into() }
     }
 
     fn target(&self, calls: &Arc<Calls>) -> Target {
-        Target::over(&self.options, Arc::new(Numbered { inner: self.store.clone(), calls: calls.clone() }), &self.prefix)
+        self.over(Arc::new(Numbered { inner: self.store.clone(), calls: calls.clone() }))
     }
 
     fn healthy(&self) -> Target {
-        Target::over(&self.options, self.store.clone(), &self.prefix)
+        self.over(self.store.clone())
+    }
+
+    fn over(&self, store: Arc<dyn ObjectStore>) -> Target {
+        Target::over(&self.options, store, &self.prefix).with_part_size(self.part())
+    }
+
+    /// Bytes, such that the artifact is an upload of two parts, of which S3 takes none below 5 MiB but the last.
+    fn part(&self) -> u64 {
+        if matches!(self.options.location, Location::S3 { .. }) { 5 << 20 } else { 1 << 20 }
     }
 
     fn root(&self) -> Key {
@@ -277,10 +287,7 @@ fn join(prefix: &str, key: &str) -> Key {
 }
 
 fn options(location: Location) -> TargetOptions {
-    // the artifact is an upload of two parts, of which S3 takes none below 5 MiB but the last
-    let part = if matches!(location, Location::S3 { .. }) { 5 << 20 } else { 1 << 20 };
-    let s3 = S3Options { part_size: Some(part), max_parts: 10_000, ..S3Options::default() };
-    TargetOptions { name: "store".parse().expect("a name"), location, limit: None, s3 }
+    TargetOptions { name: "store".parse().expect("a name"), location, limit: None }
 }
 
 fn job_name() -> JobName {
@@ -309,7 +316,7 @@ impl House {
 
     /// Changes what is backed up.
     fn work(&self, day: u8) {
-        let mut noise = vec![0; self.place.options.s3.part_size.map_or(0, |part| part as usize + 200_000)];
+        let mut noise = vec![0; self.place.part() as usize + 200_000];
         blake3::Hasher::new_keyed(&[day; 32]).finalize_xof().fill(&mut noise);
         self.scratch.write("site/media/large", noise);
         self.scratch.write(format!("site/media/day {day}/small"), [day; 100]);
@@ -652,9 +659,7 @@ async fn what_a_list_lacks_is_neither_swept_nor_overwritten() {
     let engine = Engine::new(Budget::new(64 << 20), 2);
     let Beginning { mut house, .. } = Beginning::new(|scratch| Place::directory(&scratch.join("backups")), &engine).await;
     let names: Vec<BackupName> = house.held.keys().cloned().collect();
-    let stale = |house: &House, lacks: String| {
-        Target::over(&house.place.options, Arc::new(Stale { inner: house.place.store.clone(), lacks }), &house.place.prefix)
-    };
+    let stale = |house: &House, lacks: String| house.place.over(Arc::new(Stale { inner: house.place.store.clone(), lacks }));
     // every backup looks like what a dead run has left, and is old enough
     let target = stale(&house, "manifest.json".into());
     let catalog = Catalog::new(target.clone());
