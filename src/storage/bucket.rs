@@ -11,7 +11,7 @@ use object_store::aws::{AmazonS3, AwsAuthorizer};
 use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody};
 use object_store::multipart::PartId;
 use object_store::path::Path;
-use object_store::signer::{HeaderValue, Method, Signer};
+use object_store::signer::{HeaderName, HeaderValue, Method, Signer};
 use object_store::{ClientOptions, Error, Result};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::OnceCell;
@@ -20,6 +20,7 @@ use url::Url;
 use super::client::Connector;
 use super::error::element;
 use super::retry::Retries;
+use super::sse::CustomerKey;
 
 /// What a key keeps in a URL and in `x-amz-copy-source`.
 pub(super) const KEY: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
@@ -32,6 +33,7 @@ pub(super) struct Bucket {
     region: String,
     options: ClientOptions,
     client: Arc<OnceCell<HttpClient>>,
+    customer_key: CustomerKey,
 }
 
 impl fmt::Debug for Bucket {
@@ -56,7 +58,12 @@ enum Failure {
 impl Bucket {
     /// `options` are those that the store was built with.
     pub(super) fn new(store: AmazonS3, name: &str, region: String, options: ClientOptions) -> Self {
-        Self { store, name: name.to_owned(), region, options, client: Arc::default() }
+        Self { store, name: name.to_owned(), region, options, client: Arc::default(), customer_key: CustomerKey::default() }
+    }
+
+    /// Whose objects are encrypted with that key.
+    pub(super) fn with_customer_key(self, customer_key: CustomerKey) -> Self {
+        Self { customer_key, ..self }
     }
 
     pub(super) fn store(&self) -> &AmazonS3 {
@@ -71,10 +78,13 @@ impl Bucket {
         let source = format!("{}/{}", self.name, utf8_percent_encode(from.as_ref(), &KEY));
         // the last byte belongs to it
         let range = range.map(|range| ("x-amz-copy-source-range", format!("bytes={}-{}", range.start, range.end.saturating_sub(1))));
-        let headers: Vec<_> = [("x-amz-copy-source", source)].into_iter().chain(range).collect();
+        let named = [("x-amz-copy-source", source)].into_iter().chain(range).map(|(name, value)| (name.to_owned(), value));
+        let headers: Vec<_> = named.chain(self.customer_key.of_copy()).collect();
         let answer = self.send(Method::PUT, &url, &headers).await?;
         let Some(tag) = element(&answer, "ETag") else { return Err(failed(format!("the copy of a part has no ETag: {answer}"))) };
-        Ok(PartId { content_id: part_of(tag, element(&answer, "ChecksumSHA256")) })
+        let checksum = [("sha256", "ChecksumSHA256"), ("crc64nvme", "ChecksumCRC64NVME")];
+        let checksum = checksum.into_iter().find_map(|(name, in_answer)| Some((name, element(&answer, in_answer)?)));
+        Ok(PartId { content_id: part_of(tag, checksum) })
     }
 
     /// ListMultipartUploads: those of keys that begin with `prefix`, the first thousand.
@@ -111,7 +121,7 @@ impl Bucket {
         Ok(url)
     }
 
-    async fn send(&self, method: Method, url: &Url, headers: &[(&'static str, String)]) -> Result<String> {
+    async fn send(&self, method: Method, url: &Url, headers: &[(String, String)]) -> Result<String> {
         let mut retries = Retries::new();
         loop {
             let error = match self.attempt(method.clone(), url, headers).await {
@@ -125,14 +135,15 @@ impl Bucket {
         }
     }
 
-    async fn attempt(&self, method: Method, url: &Url, headers: &[(&'static str, String)]) -> Result<String, Failure> {
+    async fn attempt(&self, method: Method, url: &Url, headers: &[(String, String)]) -> Result<String, Failure> {
         let client = self.client().await.map_err(Failure::Lasting)?;
         let mut request = HttpRequest::new(HttpRequestBody::empty());
         *request.method_mut() = method;
         *request.uri_mut() = url.as_str().parse().map_err(|e| Failure::Lasting(failed(e)))?;
         for (name, value) in headers {
             let value = HeaderValue::from_str(value).map_err(|e| Failure::Lasting(failed(e)))?;
-            request.headers_mut().insert(*name, value);
+            let name = HeaderName::try_from(name).map_err(|e| Failure::Lasting(failed(e)))?;
+            request.headers_mut().insert(name, value);
         }
         self.authorize(&mut request).await.map_err(Failure::Passing)?;
         let response = client.execute(request).await.map_err(|e| Failure::Passing(failed(e)))?;
@@ -150,12 +161,10 @@ impl Bucket {
 }
 
 /// The text in which object_store keeps a part: its ETag, or with a checksum the XML of both. `tag` is as it stands in XML.
-fn part_of(tag: &str, sha256: Option<&str>) -> String {
-    match sha256 {
+fn part_of(tag: &str, checksum: Option<(&str, &str)>) -> String {
+    match checksum {
         None => tag.replace("&quot;", "\"").replace("&#34;", "\""),
-        Some(sha256) => {
-            format!("<PartMetadata><e_tag>{tag}</e_tag><checksum_sha256>{sha256}</checksum_sha256></PartMetadata>")
-        }
+        Some((name, sum)) => format!("<PartMetadata><e_tag>{tag}</e_tag><checksum_{name}>{sum}</checksum_{name}></PartMetadata>"),
     }
 }
 
@@ -177,7 +186,7 @@ mod tests {
     fn a_copied_part_is_named_as_object_store_names_an_uploaded_one() {
         assert_eq!(part_of("&quot;9b2c&quot;", None), "\"9b2c\"");
         assert_eq!(
-            part_of("&quot;9b2c&quot;", Some("qUiQ=")),
+            part_of("&quot;9b2c&quot;", Some(("sha256", "qUiQ="))),
             "<PartMetadata><e_tag>&quot;9b2c&quot;</e_tag><checksum_sha256>qUiQ=</checksum_sha256></PartMetadata>"
         );
     }

@@ -69,7 +69,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.to_string();
         if let Some(code) = element(&text, "Code") {
-            return write!(f, "{code}: {}", element(&text, "Message").unwrap_or("no message"));
+            return write!(f, "{code}: {}", element(&text, "Message").map_or("no message", |message| message.trim_end_matches('.')));
         }
         let mut innermost: &(dyn std::error::Error + 'static) = &self.0;
         while let Some(cause) = innermost.source() {
@@ -175,6 +175,8 @@ pub(super) fn advice_for(cause: &(dyn std::error::Error + 'static), section: &st
     let known = [
         // PutObject: "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
         ("Object Lock parameters", "Set `checksum = \"sha256\"` of {section}: a bucket with Object Lock takes nothing without."),
+        // what is answered where a key is missing, or another than the object's, by AWS and by SeaweedFS
+        ("erver Side Encryption", "Set `sse = \"customer\"` and `sse_customer_key` of {section} to the key that it was stored with."),
         ("NoSuchBucket", "Create the bucket, or correct the `url` of {section}."),
         ("InvalidAccessKeyId", "Check `access_key_id` of {section}."),
         ("SignatureDoesNotMatch", "Check `secret_access_key` and `region` of {section}."),
@@ -185,7 +187,9 @@ pub(super) fn advice_for(cause: &(dyn std::error::Error + 'static), section: &st
         ("InvalidToken", "Check `session_token` of {section}."),
         ("AccessDenied", "Grant ListBucket, GetObject, PutObject, DeleteObject and AbortMultipartUpload on the bucket and its prefix."),
         ("`max_parts`", "Raise `max_parts` or `part_size` of {section}, as far as the provider allows."),
-        ("EntityTooLarge", "The store limits the size of an object: raise its limit."),
+        ("EntityTooLarge", "The store limits the size of an object: raise its limit (`FILE_SIZE_LIMIT` of Supabase)."),
+        // Supabase's own words for the same
+        ("exceeded the maximum allowed size", "Raise the store's limit for the size of an object (`FILE_SIZE_LIMIT` of Supabase)."),
         ("UnknownIssuer", "Set `ca_file` of {section} to the certificate of its authority."),
         ("Connection refused", "Check `endpoint` of {section}, and that the store runs."),
         ("dns error", "Check `endpoint` of {section}: its name cannot be resolved."),
@@ -244,6 +248,34 @@ mod tests {
         let StorageError::Call { target, key, source, .. } = call(denied) else { unreachable!("it was made so") };
         let deletion = StorageError::Call { action: "delete", target, key, source };
         assert!(deletion.advice().is_some_and(|a| a.contains("Object Lock")));
+    }
+
+    /// The messages are those of AWS's documentation and of the servers themselves.
+    #[test]
+    fn each_answer_says_what_to_set() {
+        for (code, message, says) in [
+            (
+                "InvalidAccessKeyId",
+                "The AWS access key ID that you provided does not exist in our records.",
+                "`access_key_id` of the target",
+            ),
+            ("SignatureDoesNotMatch", "The request signature that we calculated does not match.", "`secret_access_key` and `region`"),
+            ("ExpiredToken", "The provided token has expired.", "Renew `session_token`"),
+            ("InvalidToken", "The provided token is malformed or otherwise not valid.", "Check `session_token`"),
+            ("RequestTimeTooSkewed", "The difference between the request time and the server's time is too large.", "clock"),
+            ("PermanentRedirect", "The bucket that you are attempting to access must be addressed by the specified endpoint.", "`region`"),
+            ("AuthorizationHeaderMalformed", "the region 'us-east-1' is wrong; expecting 'eu-central-1'", "`region`"),
+            ("NoSuchBucket", "The specified bucket does not exist.", "`url`"),
+            ("EntityTooLarge", "Your proposed upload exceeds the maximum allowed object size.", "FILE_SIZE_LIMIT"),
+            ("InvalidRequest", "The object exceeded the maximum allowed size", "FILE_SIZE_LIMIT"),
+            ("AccessDenied", "Access Denied.", "Grant ListBucket"),
+            ("InvalidRequest", "The object was stored using a form of Server Side Encryption.", "`sse_customer_key`"),
+        ] {
+            let error = call(format!("400 Bad Request: <Error><Code>{code}</Code><Message>{message}</Message></Error>"));
+            assert!(error.advice().is_some_and(|advice| advice.contains(says)), "{code}: {:?}", error.advice());
+            let told = error.source().expect("a cause").to_string();
+            assert_eq!(told, format!("{code}: {}", message.trim_end_matches('.')));
+        }
     }
 
     #[test]

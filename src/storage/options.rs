@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::limit::Limiter;
+use super::sse::Sse;
 use crate::name::TargetName;
 use crate::secret::Secret;
 
@@ -44,8 +45,9 @@ pub struct S3Options {
     /// Most parts that the provider takes in one upload.
     pub max_parts: u32,
     pub storage_class: Option<String>,
-    /// Ask the server to check `sha256` of each request.
+    /// Ask the server to check each upload.
     pub checksum: Checksum,
+    pub sse: Sse,
 }
 
 /// Where the bucket's name goes in a request.
@@ -64,6 +66,7 @@ pub enum Checksum {
     #[default]
     None,
     Sha256,
+    Crc64Nvme,
 }
 
 impl TargetOptions {

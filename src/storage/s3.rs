@@ -11,6 +11,7 @@ use super::client::Connector;
 use super::error::StorageError;
 use super::options::{Addressing, Checksum, S3Options};
 use super::retry;
+use super::sse::{self, CustomerKey, Sse};
 use crate::name::TargetName;
 use crate::secret::{Revealed, Secret};
 
@@ -74,13 +75,26 @@ pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Re
     if let Some(token) = reveal(&options.session_token)? {
         builder = builder.with_token(token.expose());
     }
-    if options.checksum == Checksum::Sha256 {
-        builder = builder.with_checksum_algorithm(object_store::aws::Checksum::SHA256);
+    let algorithm = match options.checksum {
+        Checksum::None => None,
+        Checksum::Sha256 => Some(object_store::aws::Checksum::SHA256),
+        Checksum::Crc64Nvme => Some(object_store::aws::Checksum::CRC64NVME),
+    };
+    if let Some(algorithm) = algorithm {
+        builder = builder.with_checksum_algorithm(algorithm);
     }
+    let customer_key = match &options.sse {
+        Sse::Customer(key) => match reveal(&Some(key.clone()))? {
+            Some(key) => CustomerKey::new(key.expose()).map_err(|why| setup(why.into()))?,
+            None => CustomerKey::default(),
+        },
+        _ => CustomerKey::default(),
+    };
+    builder = sse::apply(builder, &options.sse, &customer_key);
     // as the builder has it
     let region = builder.get_config_value(&AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".to_owned());
     let store = builder.build().map_err(|e| setup(e.into()))?;
-    Ok(Bucket::new(store, bucket, region, client))
+    Ok(Bucket::new(store, bucket, region, client).with_customer_key(customer_key))
 }
 
 /// object_store wants the bucket's name in the endpoint when requests are virtual-hosted.

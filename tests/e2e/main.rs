@@ -23,6 +23,7 @@ mod round_trip;
 mod run;
 mod servers;
 mod site;
+mod sse;
 mod store;
 mod targets;
 mod verify;

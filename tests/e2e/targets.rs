@@ -9,6 +9,7 @@ use futures_util::TryStreamExt;
 use object_store::ObjectStore;
 
 use crate::support::process::output;
+use crate::support::relay::Relay;
 use crate::support::{Authority, Backstay, Outcome, Scratch, Seaweed, toml};
 
 /// A directory of a few incompressible megabytes.
@@ -115,6 +116,27 @@ fn a_store_with_a_certificate_of_its_own_authority_needs_and_takes_its_ca_file()
     backstay.configure(&[component(&source), target, ca_file].concat());
     let name = backstay.backup();
     assert_eq!(listed(&backstay, &[]), [name]);
+}
+
+#[test]
+fn a_clock_that_is_wrong_by_more_than_the_store_takes_is_named() {
+    let (source, store) = (source(), Seaweed::start());
+    let backstay = Backstay::new(&[component(&source), toml::s3_target("s3", &store, Seaweed::BUCKET)].concat()).with_clock("+2h");
+    backstay.run(&["backup"]).expect_code(3).expect_message("Set this machine's clock");
+    backstay.run(&["check"]).expect_code(3);
+}
+
+/// The name of the endpoint is one that only a proxy could find.
+#[test]
+fn requests_go_through_the_proxy_of_the_environment_unless_it_says_no() {
+    let (source, store) = (source(), Seaweed::start());
+    let relay = Relay::counting(store.port(), "x-amz-date");
+    let target = toml::s3_target_by("s3", "http://store.invalid:9000", &store, Seaweed::BUCKET);
+    let new = || Backstay::new(&[component(&source), target.clone()].concat()).env("HTTP_PROXY", relay.endpoint());
+    let name = new().backup();
+    assert_eq!(listed(&new(), &[]), [name]);
+    assert!(relay.marked() > 5, "{}", relay.marked());
+    new().env("NO_PROXY", "store.invalid").run(&["backup"]).expect_code(3).expect_message("cannot be resolved");
 }
 
 /// SeaweedFS takes any region, so this endpoint answers as AWS does when a request is signed for the wrong one.

@@ -44,9 +44,17 @@ pub(in crate::config) struct RawTarget {
     pub max_parts: u32,
     /// S3: storage class of the objects, such as `STANDARD_IA`.
     pub storage_class: String,
-    /// S3: checksum that each upload carries for the server to check.
-    #[schemars(extend("enum" = ["none", "sha256"]))]
+    /// S3: checksum that each upload carries for the server to check. `crc64nvme` is for AWS and what is as new.
+    #[schemars(extend("enum" = ["none", "sha256", "crc64nvme"]))]
     pub checksum: String,
+    /// S3: encryption by the server: with its own keys (`AES256`), with those of its key service, or with one that each request brings along
+    /// (`customer`). Unset: as the bucket does by itself.
+    #[schemars(extend("enum" = ["", "AES256", "aws:kms", "aws:kms:dsse", "customer"]))]
+    pub sse: String,
+    /// S3: the key of the key service. Unset: the bucket's default one.
+    pub sse_kms_key_id: String,
+    /// S3: the key of `sse = "customer"`: the base64 of 32 bytes. Without it nothing can be restored: it is stored nowhere.
+    pub sse_customer_key: SecretText,
     /// S3: credentials from an identity provider.
     #[schemars(extend("x-later" = "web identity is not in this version; use access_key_id and secret_access_key"))]
     pub web_identity: BTreeMap<String, String>,
@@ -73,6 +81,9 @@ impl Default for RawTarget {
             max_parts: 10_000,
             storage_class: String::new(),
             checksum: "none".into(),
+            sse: String::new(),
+            sse_kms_key_id: String::new(),
+            sse_customer_key: SecretText::default(),
             web_identity: BTreeMap::new(),
             insecure_skip_verify: false,
         }

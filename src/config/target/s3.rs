@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use super::super::raw::RawTarget;
 use super::super::validate::{Check, filled};
 use crate::secret::Secret;
-use crate::storage::{Addressing, Checksum, S3Options};
+use crate::storage::{Addressing, Checksum, S3Options, Sse};
 
 /// Smallest and largest upload part of S3.
 const PART: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=5 * 1024 * 1024 * 1024;
@@ -49,7 +49,38 @@ pub(in crate::config) fn s3(section: &str, name: &str, raw: &RawTarget, check: &
         part_size: part_size(name, &raw.part_size, check),
         max_parts: raw.max_parts,
         storage_class: filled(&raw.storage_class),
-        checksum: if raw.checksum == "sha256" { Checksum::Sha256 } else { Checksum::None },
+        checksum: match raw.checksum.as_str() {
+            "sha256" => Checksum::Sha256,
+            "crc64nvme" => Checksum::Crc64Nvme,
+            _ => Checksum::None,
+        },
+        sse: sse(name, raw, check),
+    }
+}
+
+fn sse(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Sse {
+    let at = |key| ["targets", name, key];
+    let (key, id) = (&raw.sse_customer_key.0, filled(&raw.sse_kms_key_id));
+    if id.is_some() && !raw.sse.starts_with("aws:kms") {
+        check.fault(&at("sse_kms_key_id"), "is not used: `sse` is not `aws:kms`");
+    }
+    if key.is_some() && raw.sse != "customer" {
+        check.fault(&at("sse_customer_key"), "is not used: `sse` is not `customer`");
+    }
+    match (raw.sse.as_str(), key) {
+        ("AES256", _) => Sse::Store,
+        ("aws:kms" | "aws:kms:dsse", _) => Sse::Kms { key: id, dual: raw.sse.ends_with("dsse") },
+        ("customer", Some(key)) => {
+            if raw.checksum != "none" {
+                check.fault(&at("checksum"), "must be `none`: AWS joins no parts of both a checksum and a customer's key");
+            }
+            Sse::Customer(key.clone())
+        }
+        ("customer", None) => {
+            check.fault(&at("sse_customer_key"), "is missing: `sse` is `customer`");
+            Sse::None
+        }
+        _ => Sse::None,
     }
 }
 

@@ -214,7 +214,7 @@ fn the_keys_of_s3_fit_together() {
     check("[worker]\nionice = \"idl\"\n", "2:10: worker.ionice: `idl` is not one of `none`, `best-effort`, `idle` (did you mean `idle`?)");
     check(&s3("max_parts = 10001"), "3:13: targets.a.max_parts: 10001 is too large (at most 10000)");
     check(&s3("addressing = \"pat\""), "3:14: targets.a.addressing: `pat` is not one of `path`, `virtual` (did you mean `path`?)");
-    check(&s3("checksum = \"md5\""), "3:12: targets.a.checksum: `md5` is not one of `none`, `sha256`");
+    check(&s3("checksum = \"md5\""), "3:12: targets.a.checksum: `md5` is not one of `none`, `sha256`, `crc64nvme`");
     check(
         "[targets.a]\nurl = \"file:///x\"\nendpoint = \"https://minio\"\n",
         "3:12: targets.a.endpoint: is a key of S3, but the `url` is that of a directory",
@@ -355,4 +355,17 @@ fn a_job_that_copies_has_nothing_of_its_own_to_back_up() {
     check(&format!("{two}copy_from = \"a\"\ntargets = [\"a\"]\n"), "7:11: jobs.x.targets: `a` is what is copied from: name another");
     let one = "[targets.a]\nurl = \"file:///a\"\n[jobs.x]\ncopy_from = \"a\"\n";
     check(one, "3:7: jobs.x.targets: is empty, and there is no other target: where should the backups go?");
+}
+
+#[test]
+fn keys_for_encryption_by_the_server_go_with_its_kind() {
+    let s3 = "[targets.a]\nurl = \"s3://b\"\n";
+    check(&format!("{s3}sse = \"customer\"\n"), "1:10: targets.a.sse_customer_key: is missing: `sse` is `customer`");
+    check(&format!("{s3}sse_kms_key_id = \"k\"\n"), "3:18: targets.a.sse_kms_key_id: is not used: `sse` is not `aws:kms`");
+    check(&format!("{s3}sse_customer_key = \"k\"\n"), "3:20: targets.a.sse_customer_key: is not used: `sse` is not `customer`");
+    check(
+        &format!("{s3}sse = \"customer\"\nsse_customer_key = \"k\"\nchecksum = \"sha256\"\n"),
+        "5:12: targets.a.checksum: must be `none`: AWS joins no parts of both a checksum and a customer's key",
+    );
+    check(&format!("{s3}sse = \"aes256\"\n"), "3:7: targets.a.sse: `aes256` is not one of `AES256`, `aws:kms`, `aws:kms:dsse`, `customer`");
 }
