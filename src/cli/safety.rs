@@ -77,7 +77,8 @@ impl<'a> Safety<'a> {
         asked: bool,
         cancel: &CancellationToken,
     ) -> Result<Option<BackupName>, Error> {
-        let job = assembly::job(self.settings, self.job).await?;
+        // what a replica has not received yet is replaced too
+        let job = assembly::job(&self.settings.without_replicas(), self.job).await?;
         if let Some(why) = self.no_room(&job, restore.manifest()).await {
             return match if asked {
                 output::confirm(&format!("There may be no room: {why}. Restore without a safety backup?"))

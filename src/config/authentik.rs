@@ -28,6 +28,8 @@ const POSTGRES: &[(&str, &str)] = &[
     ("POSTGRESQL__SSLROOTCERT", "sslrootcert"),
     ("POSTGRESQL__SSLCERT", "sslcert"),
     ("POSTGRESQL__SSLKEY", "sslkey"),
+    ("POSTGRESQL__READ_REPLICAS__0__HOST", "replica_host"),
+    ("POSTGRESQL__READ_REPLICAS__0__PORT", "replica_port"),
 ];
 
 const POSTGRES_DEFAULTS: &[(&str, &str)] = &[("host", "localhost"), ("database", "authentik"), ("user", "authentik")];
@@ -226,7 +228,11 @@ impl Reader<'_> {
         }
         let replicas = self.env.keys().filter(|variable| variable.starts_with("AUTHENTIK_POSTGRESQL__READ_REPLICAS__")).count();
         if replicas > 0 {
-            self.notes.push("AUTHENTIK_POSTGRESQL__READ_REPLICAS__…: backups are taken from the server that is written to".to_owned());
+            self.notes.push(
+                "AUTHENTIK_POSTGRESQL__READ_REPLICAS__…: backups are taken from the server that is written to; \
+                 BACKSTAY__POSTGRES__POSTGRES__FROM_REPLICA=true takes them from the first replica"
+                    .to_owned(),
+            );
         }
         if self.env.contains_key("AUTHENTIK_SECRET_KEY") {
             self.notes.push(

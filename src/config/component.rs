@@ -12,7 +12,7 @@ use super::validate::{Check, filled};
 use crate::component::Detail;
 use crate::component::bucket::{BucketOptions, BucketPlace};
 use crate::component::directory::DirectoryOptions;
-use crate::component::postgres::{Jobs, PostgresOptions};
+use crate::component::postgres::{Jobs, PostgresOptions, Replica};
 use crate::component::redis::{Method, RedisOptions};
 use crate::secret::Secret;
 use crate::storage::TargetOptions;
@@ -44,6 +44,9 @@ pub(super) fn all(raw: &RawConfig, targets: &[TargetOptions], check: &mut Check<
 }
 
 fn postgres(name: &str, raw: &RawPostgres, check: &mut Check<'_>) -> Option<PostgresOptions> {
+    if raw.from_replica && raw.replica_host.is_empty() && !check.is_faulty(&["postgres", name, "replica_host"]) {
+        check.fault(&["postgres", name, "from_replica"], "`replica_host` is missing: where is the replica?");
+    }
     let path = |text: &str, check: &Check<'_>| filled(text).map(|p| if p == "system" { p.into() } else { check.absolute(p) });
     Some(PostgresOptions {
         name: check.name("postgres", name)?,
@@ -57,6 +60,7 @@ fn postgres(name: &str, raw: &RawPostgres, check: &mut Check<'_>) -> Option<Post
         sslrootcert: path(&raw.sslrootcert, check),
         sslcert: path(&raw.sslcert, check),
         sslkey: path(&raw.sslkey, check),
+        replica: filled(&raw.replica_host).filter(|_| raw.from_replica).map(|host| Replica { host, port: raw.replica_port }),
         databases: raw.databases.clone(),
         globals: raw.globals,
         jobs: raw.jobs.0.parse().map_or(Jobs::Auto, Jobs::Number),

@@ -200,6 +200,18 @@ pub enum When {
 }
 
 impl Settings {
+    /// The same, with every PostgreSQL dumped from the server itself.
+    #[must_use]
+    pub fn without_replicas(&self) -> Self {
+        let mut settings = self.clone();
+        for component in &mut settings.components {
+            if let ComponentOptions::Postgres(options) = component {
+                options.replica = None;
+            }
+        }
+        settings
+    }
+
     /// The jobs that write to a target by themselves.
     pub fn writers(&self, target: &TargetName) -> impl Iterator<Item = &JobName> {
         self.jobs.iter().filter(|job| job.targets.contains(target)).map(|job| &job.name)

@@ -226,6 +226,13 @@ pub(super) struct RawPostgres {
     pub sslcert: String,
     /// PEM file of the client's key.
     pub sslkey: String,
+    /// Whether it is dumped from the replica below. Restores, and what is backed up before one, have to do with the server above.
+    pub from_replica: bool,
+    /// Host of a replica (a hot standby), for which all other keys hold too. What it has not received yet is not in the backup.
+    pub replica_host: String,
+    /// Its port. Unset: that of the server.
+    #[schemars(range(min = 1))]
+    pub replica_port: Option<u16>,
     /// Databases to back up. Empty: the one of the connection. `["*"]`: all but templates.
     pub databases: Vec<String>,
     /// Whether roles and tablespaces are backed up too. A user who may not read them gets a warning.
@@ -253,6 +260,9 @@ impl Default for RawPostgres {
             sslrootcert: String::new(),
             sslcert: String::new(),
             sslkey: String::new(),
+            from_replica: false,
+            replica_host: String::new(),
+            replica_port: None,
             databases: Vec::new(),
             globals: true,
             jobs: RawStreams::default(),

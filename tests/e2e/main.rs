@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod authentik;
 mod bucket;
 mod cli;
 mod copy;

@@ -46,7 +46,7 @@ async fn a_key_that_each_request_brings_along_encrypts_and_decrypts() {
     let name = there_and_back(&place, &backstay);
 
     let object = Path::from(format!("sse/{name}/media/media.tar.gz"));
-    let error = server.bucket("backups").get(&object).await.err().expect("it is not to be had without the key");
+    let error = server.bucket("backups").get(&object).await.expect_err("it is not to be had without the key");
     assert!(error.to_string().contains("400"), "{error}");
     let failed = program(&place, &target, &keys(OTHER)).run(&["verify", &name]);
     assert!(failed.code != Some(0) && !failed.stderr.contains(OTHER), "{}", failed.stderr);

@@ -109,6 +109,17 @@ impl Postgres {
         server
     }
 
+    /// A hot standby of this server.
+    pub fn standby(&self) -> Self {
+        let scratch = Scratch::unprivileged();
+        let mut command = Unprivileged::command(self.bin("pg_basebackup"));
+        command.arg("-h").arg(self.socket_dir()).args(["-p", &self.port().to_string(), "-U", "postgres", "-c", "fast", "-R", "-D"]);
+        run(command.current_dir(scratch.path()).arg(scratch.join("data")));
+        let (port, settings) = (Port::free(), self.settings.clone());
+        let process = spawn(self.major, &scratch, &port, &settings);
+        Self { major: self.major, process, port, scratch, settings }
+    }
+
     pub fn major(&self) -> Major {
         self.major
     }
@@ -232,7 +243,8 @@ fn spawn(major: Major, scratch: &Scratch, port: &Port, settings: &Vec<(String, S
     let command = bound_to_test(command, "QUIT");
     let mut process = Process::spawn(&format!("PostgreSQL {}", major.number()), command, &scratch.join("log"), Signal::QUIT);
     // the last line of the pid file says when it takes connections
-    process.wait_until(|| std::fs::read_to_string(&pid_file).is_ok_and(|text| text.lines().nth(7).is_some_and(|l| l.trim() == "ready")));
+    let takes = |line: &str| matches!(line.trim(), "ready" | "standby");
+    process.wait_until(|| std::fs::read_to_string(&pid_file).is_ok_and(|text| text.lines().nth(7).is_some_and(takes)));
     process
 }
 

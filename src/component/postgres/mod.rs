@@ -239,6 +239,8 @@ pub struct PostgresOptions {
     pub sslrootcert: Option<PathBuf>,
     pub sslcert: Option<PathBuf>,
     pub sslkey: Option<PathBuf>,
+    /// What to dump from, in place of the server itself.
+    pub replica: Option<Replica>,
     /// Empty: the one of the connection. `["*"]`: all but templates.
     pub databases: Vec<String>,
     /// Roles and tablespaces too.
@@ -246,6 +248,14 @@ pub struct PostgresOptions {
     pub jobs: Jobs,
     /// How much of a database is noted at a backup and compared after a restore.
     pub fingerprint: Detail,
+}
+
+/// A hot standby, reached as its server but for what is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    pub host: String,
+    /// `None`: that of the server.
+    pub port: Option<u16>,
 }
 
 /// Streams of a dump of one database.
@@ -278,10 +288,20 @@ impl PostgresOptions {
             sslrootcert: None,
             sslcert: None,
             sslkey: None,
+            replica: None,
             databases: Vec::new(),
             globals: true,
             jobs: Jobs::default(),
             fingerprint: Detail::default(),
+        }
+    }
+
+    /// The server to dump from.
+    #[must_use]
+    fn to_dump_from(self) -> Self {
+        match self.replica {
+            Some(Replica { host, port }) => Self { host: Some(host), port: port.or(self.port), replica: None, ..self },
+            None => self,
         }
     }
 }

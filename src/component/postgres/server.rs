@@ -138,6 +138,20 @@ pub async fn obstacles(client: &Client, database: &str, sees_all_rows: bool) -> 
     Ok(found)
 }
 
+/// Why a standby may be behind for good, in a sentence. Who is connected, everybody may see; what else the receiver is about, only some.
+///
+/// # Errors
+/// [`PostgresError::Query`].
+pub async fn standstill(client: &Client) -> Result<Option<String>, PostgresError> {
+    let sql = "SELECT pg_catalog.to_char(pg_catalog.pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS \"UTC\"')
+        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver)";
+    let row = client.query_opt(sql, &[]).await.map_err(query("ask what the standby receives"))?;
+    Ok(row.map(|row| {
+        let last = row.get::<_, Option<String>>(0).map_or_else(|| "an unknown time".to_owned(), |at| at);
+        format!("the server is a standby that receives nothing from its primary now: the backup holds what was changed until {last}")
+    }))
+}
+
 /// The first few names, and how many more there are.
 fn some_of(names: &[String]) -> String {
     let shown = names.iter().take(3).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");

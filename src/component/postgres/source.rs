@@ -43,7 +43,7 @@ pub struct PostgresSource {
 
 impl PostgresSource {
     pub fn new(options: PostgresOptions) -> Self {
-        Self { options, patience: Patience::default() }
+        Self { options: options.to_dump_from(), patience: Patience::default() }
     }
 
     /// Other waits for locks than half a minute, three times.
@@ -67,7 +67,10 @@ impl PostgresSource {
             [] => vec![endpoint.database().to_owned()],
             names => names.to_vec(),
         };
-        let Selection { databases, skipped } = select(&wanted, server::databases(&client).await?)?;
+        let Selection { databases, mut skipped } = select(&wanted, server::databases(&client).await?)?;
+        if server.in_recovery {
+            skipped.extend(server::standstill(&client).await?);
+        }
         let roles = if self.options.globals { witness::roles(&client).await.map_err(query("list the roles"))? } else { Vec::new() };
         Ok(Survey { endpoint, server, pg_dump, databases, roles, skipped })
     }
