@@ -1,13 +1,16 @@
 //! `[targets.NAME]` → [`TargetOptions`].
 
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 
 use bytesize::ByteSize;
 
 use super::raw::RawTarget;
 use super::validate::{Check, filled};
-use crate::storage::{Limiter, Location, TargetOptions};
+use crate::storage::{KINDS, Limiter, Location, TargetOptions};
 
+mod azure;
+mod kinds;
 mod s3;
 
 pub(super) use s3::s3;
@@ -16,45 +19,57 @@ pub(super) use s3::s3;
 pub(super) fn options(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Option<TargetOptions> {
     let mut location = location("targets", name, raw, check);
     match &mut location {
-        Some(Location::File(_)) => s3_keys_of_a_directory(name, check),
+        Some(Location::File(_)) => {}
         Some(Location::S3 { options, .. }) => **options = s3("targets", name, raw, check),
-        // the keys of a target whose url is wrong are still looked at
+        Some(Location::Azure { options, .. }) => **options = azure::azure(name, raw, check),
+        // the keys of a target whose url is wrong are still looked at, as far as they may be of S3
         None => drop(s3("targets", name, raw, check)),
+    }
+    if let Some(location) = &location {
+        kinds::foreign_keys(name, location, check);
     }
     let limit = limit(name, &raw.limit, check);
     Some(TargetOptions { name: check.name("targets", name)?, location: location?, limit })
 }
 
+/// What a `url` may be.
+fn kinds(section: &str) -> &'static str {
+    if section == "bucket" { "`s3://bucket/prefix`" } else { KINDS }
+}
+
 fn location(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Option<Location> {
     let path = [section, name, "url"];
-    let url = raw.url.as_str();
+    let (url, kinds) = (raw.url.as_str(), kinds(section));
     if url.is_empty() {
         if !check.is_faulty(&path) {
-            check.fault(&path, "is missing: where do backups go? (`file:///path` or `s3://bucket/prefix`)");
+            check.fault(&path, format!("is missing: where do backups go? ({kinds})"));
         }
         return None;
     }
     let is_scheme = |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-'));
     let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
         let hint = if url.starts_with(['/', '.']) { format!(" (did you mean `file://{url}`?)") } else { String::new() };
-        check.fault(&path, format!("is not a URL: expected `file:///path` or `s3://bucket/prefix`{hint}"));
+        check.fault(&path, format!("is not a URL: expected {kinds}{hint}"));
         return None;
     };
     // before any message that would quote it
     let authority = rest.split('/').next().unwrap_or_default();
     if scheme != "file" && (authority.contains('@') || rest.contains('@') && authority.contains(':')) {
-        check.fault(&path, "must not hold credentials: use `access_key_id` and `secret_access_key`");
+        let instead = if scheme == "az" { "`account_key` or `sas_token`" } else { "`access_key_id` and `secret_access_key`" };
+        check.fault(&path, format!("must not hold credentials: use {instead}"));
         return None;
     }
     match scheme {
         "file" | "s3" => {}
+        "az" if section == "targets" => {}
         "az" | "gs" | "http" | "https" | "sftp" => {
-            check.fault(&path, format!("`{scheme}://` targets are not in this version: use `file:///path` or `s3://bucket/prefix`"));
+            let what = if section == "targets" { "targets are not in this version" } else { "is no place for it" };
+            check.fault(&path, format!("`{scheme}://` {what}: use {kinds}"));
             return None;
         }
         _ => {
-            let hint = super::keys::hint(scheme, ["file", "s3"]);
-            check.fault(&path, format!("there is no kind of target `{scheme}://`{hint}: expected `file:///path` or `s3://bucket/prefix`"));
+            let hint = super::keys::hint(scheme, ["file", "s3", "az"]);
+            check.fault(&path, format!("there is no kind of target `{scheme}://`{hint}: expected {kinds}"));
             return None;
         }
     }
@@ -66,6 +81,10 @@ fn location(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) -
         Ok(Location::File(directory)) => Some(Location::File(check.absolute(directory))),
         Ok(Location::S3 { bucket, .. }) if !is_bucket(&bucket) => {
             check.fault(&path, "is not a bucket: its name may hold letters, digits, `.`, `-` and `_`");
+            None
+        }
+        Ok(Location::Azure { container, .. }) if !is_container(&container) => {
+            check.fault(&path, "is not a container: its name may hold lower-case letters, digits and `-`");
             None
         }
         Ok(location) => Some(location),
@@ -91,20 +110,56 @@ pub(super) fn bucket(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Opti
     }
     match location("bucket", name, raw, check)? {
         Location::S3 { bucket, prefix, .. } => Some((bucket, prefix)),
-        Location::File(_) => None,
+        _ => None,
     }
+}
+
+/// <https://learn.microsoft.com/en-us/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata>
+fn is_container(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 fn is_bucket(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 
-/// Keys that a directory does not have: more likely the `url` is not what was meant.
-fn s3_keys_of_a_directory(name: &str, check: &mut Check<'_>) {
-    for key in ["endpoint", "access_key_id", "secret_access_key", "session_token"] {
-        let path = ["targets", name, key];
-        if check.merged.value(&path).is_some() {
-            check.fault(&path, "is a key of S3, but the `url` is that of a directory");
+/// Looks at the URL of a server; `instead` is where its credentials belong.
+fn endpoint(section: &str, name: &str, raw: &RawTarget, instead: &str, check: &mut Check<'_>) {
+    let path = [section, name, "endpoint"];
+    if raw.endpoint.is_empty() {
+        return;
+    }
+    match url::Url::parse(&raw.endpoint) {
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            check.fault(&path, format!("must not hold credentials: use {instead}"));
+        }
+        Ok(url) if url.scheme() == "https" && url.has_host() => {}
+        Ok(url) if url.scheme() == "http" && url.has_host() => {
+            if !raw.allow_http {
+                check.fault(
+                    &path,
+                    format!("`{}` is not encrypted: use `https://`, or set `allow_http = true` for a network that you trust", raw.endpoint),
+                );
+            }
+        }
+        _ if raw.endpoint.contains('@') => check.fault(&path, "is not a URL: expected `https://host:port`"),
+        _ => check.fault(&path, format!("`{}` is not a URL: expected `https://host:port`", raw.endpoint)),
+    }
+}
+
+/// Bytes of a part of an upload, within `range`.
+fn part_size(name: &str, text: &str, range: RangeInclusive<u64>, limits: &str, check: &mut Check<'_>) -> Option<u64> {
+    let text = filled(text)?;
+    let path = ["targets", name, "part_size"];
+    match text.parse::<ByteSize>() {
+        Ok(size) if range.contains(&size.as_u64()) => Some(size.as_u64()),
+        Ok(_) => {
+            check.fault(&path, format!("`{text}` is out of range: {limits}"));
+            None
+        }
+        Err(_) => {
+            check.fault(&path, format!("`{text}` is not a size, such as `16MiB`"));
+            None
         }
     }
 }

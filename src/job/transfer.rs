@@ -90,8 +90,11 @@ impl Transfer {
         };
         let mut shape = Shape { piece: self.engine.part_size(&options) as u64, estimate: options.estimate };
         if lanes.iter().any(|l| l.target().composes(shape)) {
-            // then the store joins what it gets, so that a small piece is as good as a large one and several go at once
-            shape.piece = shape.piece.min(PIECE);
+            // then the store joins what it gets, so that a small piece is as good as a large one and several go at once; but not for one
+            // that counts the pieces
+            if lanes.iter().all(|l| l.target().composes(shape) || l.target().max_parts().is_none()) {
+                shape.piece = shape.piece.min(PIECE);
+            }
             (options.part_size, options.max_parts) = (Some(shape.piece), None);
         }
         let pack = |source| TransferError::Pack { path: path.clone(), source };

@@ -1,4 +1,4 @@
-//! The HTTP client of a bucket: what it tells object_store of an answer decides whether the request is repeated.
+//! The HTTP client of a bucket or container: what it tells object_store of an answer decides whether the request is repeated.
 //!
 //! object_store repeats what fails on the way, by the rules of [`super::retry`], but it does not see all of it. Here
 //!
@@ -10,15 +10,17 @@
 //! - a store that says when to come back is not asked before, within reason.
 //! - whoever sends much, or has much joined, is waited for longer: the time runs while the request is still being sent.
 
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use object_store::ClientOptions;
 use object_store::client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector};
 use object_store::signer::Method;
+use object_store::{Certificate, ClientOptions};
 
-use super::error::element;
+use super::error::{StorageError, element};
+use crate::name::TargetName;
 
 /// A store that sends nothing for so long is asked again.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,6 +37,27 @@ const LONGEST_WISH: Duration = Duration::from_secs(30);
 /// Codes with status 400 of requests that did not arrive as they were sent.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
 const GARBLED: [&str; 4] = ["RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch"];
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How to connect to the store of a target. `ca_file` is trusted besides the system's roots.
+///
+/// # Errors
+/// When it cannot be read, or holds no certificates.
+pub(super) fn options(target: &TargetName, allow_http: bool, ca_file: Option<&Path>) -> Result<ClientOptions, StorageError> {
+    // The whole-request timeout would cut a long body: what must not stand still is each read, which `Connector` sees to.
+    let mut options = ClientOptions::new().with_timeout_disabled().with_connect_timeout(CONNECT_TIMEOUT).with_allow_http(allow_http);
+    if let Some(path) = ca_file {
+        let unread = |source| StorageError::Directory { target: target.clone(), path: path.display().to_string(), source };
+        let pem = std::fs::read(path).map_err(unread)?;
+        let certificates =
+            Certificate::from_pem_bundle(&pem).map_err(|source| StorageError::Setup { target: target.clone(), source: source.into() })?;
+        for certificate in certificates {
+            options = options.with_root_certificate(certificate);
+        }
+    }
+    Ok(options)
+}
 
 /// Makes [`Client`]s.
 #[derive(Debug)]
@@ -79,13 +102,17 @@ impl HttpService for Client {
 
 /// Whether the time until the answer is time that the request takes.
 fn is_work(request: &HttpRequest) -> bool {
-    let completes = || *request.method() == Method::POST && request.uri().query().is_some_and(|query| query.contains("uploadId="));
-    request.body().content_length() > SMALL || request.headers().contains_key("x-amz-copy-source") || completes()
+    let asks = |what: &str| request.uri().query().is_some_and(|query| query.contains(what));
+    let completes =
+        || (*request.method() == Method::POST && asks("uploadId=")) || (*request.method() == Method::PUT && asks("comp=blocklist"));
+    let copies = || ["x-amz-copy-source", "x-goog-copy-source"].iter().any(|header| request.headers().contains_key(*header));
+    request.body().content_length() > SMALL || copies() || completes()
 }
 
 /// Whether a good answer is the content of an object.
 fn is_content(request: &HttpRequest) -> bool {
-    let lists = |query: &str| query.split('&').any(|part| part.starts_with("list-type=") || part.starts_with("uploads"));
+    let list = ["list-type=", "uploads", "comp="];
+    let lists = |query: &str| query.split('&').any(|part| list.iter().any(|begins| part.starts_with(begins)));
     *request.method() == Method::GET && !request.uri().query().is_some_and(lists)
 }
 
@@ -156,7 +183,13 @@ mod tests {
     fn only_the_content_of_objects_is_not_read_before_it_is_handed_on() {
         assert!(is_content(&request(Method::GET, "http://s/b/uploads/key", 0)));
         assert!(is_content(&request(Method::GET, "http://s/b/key?versionId=1", 0)));
-        for uri in ["http://s/b?list-type=2&prefix=a", "http://s/b?prefix=a&uploads=", "http://s/b?uploads"] {
+        assert!(is_content(&request(Method::GET, "http://s/c/key?sv=2022-11-02&sr=c&sig=x", 0)));
+        for uri in [
+            "http://s/b?list-type=2&prefix=a",
+            "http://s/b?prefix=a&uploads=",
+            "http://s/b?uploads",
+            "http://s/c?restype=container&comp=list",
+        ] {
             assert!(!is_content(&request(Method::GET, uri, 0)), "{uri}");
         }
         assert!(!is_content(&request(Method::PUT, "http://s/b/key", 1)));
@@ -166,6 +199,7 @@ mod tests {
     fn a_line_that_is_slow_is_no_store_that_is_silent() {
         assert!(is_work(&request(Method::PUT, "http://s/b/key?partNumber=1&uploadId=x", SMALL + 1)));
         assert!(is_work(&request(Method::POST, "http://s/b/key?uploadId=x", 10)));
+        assert!(is_work(&request(Method::PUT, "http://s/c/key?comp=blocklist", 10)));
         // a lease that hung as long as that would be lost
         assert!(!is_work(&request(Method::PUT, "http://s/b/.backstay/leases/default/1.json", 300)));
         assert!(!is_work(&request(Method::POST, "http://s/b/key?uploads", 0)));

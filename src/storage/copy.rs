@@ -2,7 +2,7 @@
 //!
 //! In a directory it is another name of the same file. In S3 it is an upload whose parts are ranges of the other object (UploadPartCopy):
 //! unlike CopyObject it takes objects of any size, several ranges at once, and gives the copy the storage class and the checksums that an
-//! upload to this target has.
+//! upload to this target has. Azure copies at its leisure: there an object is read and stored again.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::bucket::Bucket;
 use super::compose::LARGEST_PART;
 use super::error::StorageError;
+use super::options::Location;
 use super::target::{Target, generic};
 use super::upload::{ABORT_TIMEOUT, completed_after_all, within};
 
@@ -46,6 +47,10 @@ impl Target {
     pub async fn copy(&self, copy: &Copy<'_>, cancel: &CancellationToken) -> Result<(), StorageError> {
         match self.bucket() {
             Some(bucket) => self.upload_copy(bucket, copy, cancel).await?,
+            // it would be made after the answer, and an object that is not whole yet looks as if it were
+            None if matches!(self.location(), Location::Azure { .. }) => {
+                return Err(self.call("copy", copy.from)(generic(std::io::ErrorKind::Unsupported.into())));
+            }
             None => self.step(copy, cancel, self.store().copy(copy.from, copy.to)).await?,
         }
         let meta = self.step(copy, cancel, self.store().head(copy.to)).await?;

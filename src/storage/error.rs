@@ -61,6 +61,9 @@ pub enum StorageError {
     LeaseLost { target: TargetName, subject: Subject },
 }
 
+/// Stores that are reached over a network, as object_store names them.
+const REMOTE: [&str; 2] = ["S3", "MicrosoftAzure"];
+
 /// What the store answered, in a line: the code and message of S3's XML, or the innermost cause.
 #[derive(Debug)]
 pub struct Cause(pub object_store::Error);
@@ -69,7 +72,9 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.to_string();
         if let Some(code) = element(&text, "Code") {
-            return write!(f, "{code}: {}", element(&text, "Message").map_or("no message", |message| message.trim_end_matches('.')));
+            // Azure adds lines with the request's number and time
+            let message = element(&text, "Message").and_then(|message| message.lines().next()).map(|line| line.trim_end_matches('.'));
+            return write!(f, "{code}: {}", message.unwrap_or("no message"));
         }
         let mut innermost: &(dyn std::error::Error + 'static) = &self.0;
         while let Some(cause) = innermost.source() {
@@ -119,7 +124,7 @@ impl StorageError {
     /// Whether a store has not answered a request, so that it may have been done, or may be done yet.
     pub fn is_unsure(&self) -> bool {
         match self {
-            Self::Call { source: Cause(error @ object_store::Error::Generic { store: "S3", .. }), .. } => {
+            Self::Call { source: Cause(error @ object_store::Error::Generic { store, .. }), .. } if REMOTE.contains(store) => {
                 !error.to_string().contains("status code")
             }
             Self::Call { source: Cause(error), .. } => is_silent(error),
@@ -186,6 +191,22 @@ pub(super) fn advice_for(cause: &(dyn std::error::Error + 'static), section: &st
         ("ExpiredToken", "Renew `session_token` of {section}."),
         ("InvalidToken", "Check `session_token` of {section}."),
         ("AccessDenied", "Grant ListBucket, GetObject, PutObject, DeleteObject and AbortMultipartUpload on the bucket and its prefix."),
+        // those of Azure: https://learn.microsoft.com/en-us/rest/api/storageservices/blob-service-error-codes
+        ("ContainerNotFound", "Create the container, or correct the `url` of {section}."),
+        ("AuthenticationFailed", WRONG_IN_AZURE),
+        ("AuthorizationFailure", WRONG_IN_AZURE),
+        ("InvalidAuthenticationInfo", "Check the credentials of {section}."),
+        ("KeyBasedAuthenticationNotPermitted", "The account takes no keys: use an identity, or a signature that an identity has made."),
+        (
+            "AuthorizationPermissionMismatch",
+            "Give the token the rights to read, add, create, write, delete and list (racwdl), or the identity the \
+            role Storage Blob Data Contributor.",
+        ),
+        ("Account not found", "Check `account` of {section}."),
+        ("BlobImmutableDueToPolicy", "A policy of the container keeps it for a time; raise the `keep_…` of the job to that."),
+        ("BlobArchived", "Bring it back to the tier Hot or Cool first."),
+        ("Invalid Access Key", "Check `account_key` of {section}: it is base64."),
+        ("parts that the store takes", "Split the component, or store it in a target in S3, which joins parts."),
         ("`max_parts`", "Raise `max_parts` or `part_size` of {section}, as far as the provider allows."),
         ("EntityTooLarge", "The store limits the size of an object: raise its limit (`FILE_SIZE_LIMIT` of Supabase)."),
         // Supabase's own words for the same
@@ -198,12 +219,16 @@ pub(super) fn advice_for(cause: &(dyn std::error::Error + 'static), section: &st
     known.iter().find(|(code, _)| text.contains(code)).map(|(_, advice)| advice.replace("{section}", section))
 }
 
-const NO_DELETION: &str = "Grant DeleteObject on the bucket and its prefix, or leave retention to another credential (`prune`). What a bucket \
+/// The service says the first; where its network rules say no, and Azurite, the second.
+const WRONG_IN_AZURE: &str = "Check `account_key` or `sas_token` of {section}, what that may do and until when, from where the account's \
+    network rules let it be reached, and this machine's clock.";
+
+const NO_DELETION: &str = "Grant the right to delete (DeleteObject on the bucket and its prefix), or leave retention to another credential (`prune`). What a bucket \
     policy or Object Lock keeps for a time goes by itself only then: raise the `keep_…` of the job to that time.";
 
 fn is_denied(error: &object_store::Error) -> bool {
     let text = error.to_string();
-    text.contains("AccessDenied") || text.contains("status code: 403")
+    ["AccessDenied", "AuthorizationPermissionMismatch", "status code: 403", "(code: 403)"].iter().any(|denied| text.contains(denied))
 }
 
 fn advice_for_io(kind: ErrorKind) -> Option<&'static str> {

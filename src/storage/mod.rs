@@ -1,5 +1,6 @@
 //! Targets: where backups go, over any [`object_store::ObjectStore`].
 
+mod azure;
 mod bucket;
 mod client;
 mod compose;
@@ -21,12 +22,13 @@ mod sweep;
 mod target;
 mod upload;
 
+pub use azure::{AzureCredentials, AzureOptions};
 pub use copy::Copy;
 pub use error::StorageError;
 pub use lease::{Lease, Subject};
 pub use limit::Limiter;
 pub use objects::{Described, Listed, ObjectError, Objects, Reading, USER, Writing};
-pub use options::{Addressing, Checksum, Location, S3Options, TargetOptions};
+pub use options::{Addressing, Checksum, KINDS, Location, S3Options, TargetOptions};
 pub use read::Stored;
 pub use sse::Sse;
 pub use target::{Access, Target};

@@ -3,10 +3,14 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::azure::AzureOptions;
 use super::limit::Limiter;
 use super::sse::Sse;
 use crate::name::TargetName;
 use crate::secret::Secret;
+
+/// What the `url` of a target may be, for messages.
+pub const KINDS: &str = "`file:///path`, `s3://bucket/prefix` or `az://container/prefix`";
 
 /// How to reach a target. Which kind it is, the URL says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +28,8 @@ pub enum Location {
     File(PathBuf),
     /// `s3://bucket/prefix`.
     S3 { bucket: String, prefix: String, options: Box<S3Options> },
+    /// `az://container/prefix`.
+    Azure { container: String, prefix: String, options: Box<AzureOptions> },
 }
 
 /// The S3 keys of a target; unset ones fall back to the `AWS_*` variables.
@@ -74,7 +80,7 @@ impl TargetOptions {
     pub fn s3(&self) -> Option<&S3Options> {
         match &self.location {
             Location::S3 { options, .. } => Some(options),
-            Location::File(_) => None,
+            _ => None,
         }
     }
 }
@@ -86,6 +92,7 @@ impl fmt::Display for Location {
         match self {
             Self::File(path) => write!(f, "file://{}", path.display()),
             Self::S3 { bucket, prefix, .. } => write!(f, "s3://{bucket}{}", of(prefix)),
+            Self::Azure { container, prefix, .. } => write!(f, "az://{container}{}", of(prefix)),
         }
     }
 }
@@ -97,6 +104,9 @@ impl Location {
             (Self::File(path), Self::File(other)) => path == other,
             (Self::S3 { bucket, prefix, options }, Self::S3 { bucket: b, prefix: p, options: o }) => {
                 (bucket, prefix, &options.endpoint) == (b, p, &o.endpoint)
+            }
+            (Self::Azure { container, prefix, options }, Self::Azure { container: c, prefix: p, options: o }) => {
+                (container, prefix, &options.account, &options.endpoint) == (c, p, &o.account, &o.endpoint)
             }
             _ => false,
         }
@@ -114,15 +124,22 @@ impl Location {
                 Ok(Self::File(path.into()))
             };
         }
-        if let Some(rest) = url.strip_prefix("s3://") {
-            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            let prefix = prefix.trim_matches('/');
-            return if bucket.is_empty() || prefix.split('/').any(|s| matches!(s, "." | "..") || (s.is_empty() && !prefix.is_empty())) {
-                Err(format!("`{url}` is not a bucket and a prefix (expected `s3://bucket/prefix`)"))
-            } else {
-                Ok(Self::S3 { bucket: bucket.into(), prefix: prefix.into(), options: Box::default() })
-            };
+        let (scheme, rest) = url.split_once("://").unwrap_or_default();
+        let what = match scheme {
+            "s3" => "a bucket",
+            "az" => "a container",
+            _ => return Err(format!("`{url}` is not a target (expected {KINDS})")),
+        };
+        let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = prefix.trim_matches('/');
+        if name.is_empty() || prefix.split('/').any(|s| matches!(s, "." | "..") || (s.is_empty() && !prefix.is_empty())) {
+            let noun = what.trim_start_matches("a ");
+            return Err(format!("`{url}` is not {what} and a prefix (expected `{scheme}://{noun}/prefix`)"));
         }
-        Err(format!("`{url}` is not a target (expected `file:///path` or `s3://bucket/prefix`)"))
+        let (name, prefix) = (name.to_owned(), prefix.to_owned());
+        Ok(match scheme {
+            "az" => Self::Azure { container: name, prefix, options: Box::default() },
+            _ => Self::S3 { bucket: name, prefix, options: Box::default() },
+        })
     }
 }

@@ -1,13 +1,10 @@
 //! A target in an S3 bucket.
 
-use std::time::Duration;
-
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
-use object_store::{Certificate, ClientOptions};
 use url::Url;
 
 use super::bucket::Bucket;
-use super::client::Connector;
+use super::client::{self, Connector};
 use super::error::StorageError;
 use super::options::{Addressing, Checksum, S3Options};
 use super::retry;
@@ -15,30 +12,14 @@ use super::sse::{self, CustomerKey, Sse};
 use crate::name::TargetName;
 use crate::secret::{Revealed, Secret};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
 pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Result<Bucket, StorageError> {
     let setup = |source: Box<dyn std::error::Error + Send + Sync>| StorageError::Setup { target: target.clone(), source };
     let reveal = |secret: &Option<Secret>| -> Result<Option<Revealed>, StorageError> {
         secret.as_ref().map(Secret::reveal).transpose().map_err(|source| StorageError::Secret { target: target.clone(), source })
     };
 
-    // The whole-request timeout would cut a long body: what must not stand still is each read, which `Connector` sees to.
-    let mut client = ClientOptions::new()
-        .with_timeout_disabled()
-        .with_connect_timeout(CONNECT_TIMEOUT)
-        .with_allow_http(options.allow_http)
+    let client = client::options(target, options.allow_http, options.ca_file.as_deref())?
         .with_allow_invalid_certificates(options.insecure_skip_verify);
-    if let Some(path) = &options.ca_file {
-        let pem = std::fs::read(path).map_err(|source| StorageError::Directory {
-            target: target.clone(),
-            path: path.display().to_string(),
-            source,
-        })?;
-        for certificate in Certificate::from_pem_bundle(&pem).map_err(|e| setup(e.into()))? {
-            client = client.with_root_certificate(certificate);
-        }
-    }
 
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)

@@ -17,7 +17,7 @@ use super::limit::Limiter;
 use super::options::{Location, TargetOptions};
 use super::patient::{Patience, is_silent};
 use super::read::{self, Stored};
-use super::{file, s3};
+use super::{azure, file, s3};
 use crate::name::{ArtifactPath, BackupName, TargetName};
 
 /// How long a download may stand still, unless a job says.
@@ -93,13 +93,20 @@ impl Target {
                 let target = Self::over(options, Arc::new(bucket.store().clone()), prefix);
                 Self { bucket: Some(bucket), ..target }
             }
+            Location::Azure { container, prefix, options: azure } => {
+                Self::over(options, Arc::new(azure::open(&options.name, container, azure)?), prefix)
+            }
         };
         Ok(target.with_stall(stall))
     }
 
     /// A target over a given store, such as a wrapper that injects faults.
     pub fn over(options: &TargetOptions, store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
-        let s3 = options.s3();
+        let (storage_class, part_size, max_parts) = match &options.location {
+            Location::File(_) => (None, None, None),
+            Location::S3 { options: s3, .. } => (s3.storage_class.clone(), s3.part_size, Some(s3.max_parts)),
+            Location::Azure { options: azure, .. } => (azure.storage_class.clone(), azure.part_size, Some(azure::MAX_BLOCKS)),
+        };
         Self {
             name: options.name.clone(),
             location: options.location.clone(),
@@ -109,9 +116,9 @@ impl Target {
             limit: options.limit.clone(),
             ahead: Arc::new(Semaphore::new(read::AHEAD)),
             large: Arc::new(Semaphore::new(1)),
-            storage_class: s3.and_then(|s3| s3.storage_class.clone()),
-            part_size: s3.and_then(|s3| s3.part_size),
-            max_parts: s3.map(|s3| s3.max_parts),
+            storage_class,
+            part_size,
+            max_parts,
             stall: STALL,
         }
     }
@@ -186,7 +193,7 @@ impl Target {
     /// Content-Type and storage class, where the store takes them. No Content-Encoding: gzip members would be unpacked in flight.
     pub(super) fn attributes(&self, content_type: &'static str) -> Attributes {
         let mut attributes = Attributes::new();
-        if let Location::S3 { .. } = self.location {
+        if !self.is_local() {
             attributes.insert(Attribute::ContentType, content_type.into());
             if let Some(class) = &self.storage_class {
                 attributes.insert(Attribute::StorageClass, class.clone().into());
@@ -214,7 +221,7 @@ impl Target {
                     source: Cause(generic(source)),
                 })?
             }
-            Location::S3 { .. } => {
+            _ => {
                 let root = self.layout.root();
                 let list = self.store.list_with_delimiter(Some(&root)).await.map_err(self.call("list", &root))?;
                 let objects = list.objects.iter().map(|object| &object.location);
@@ -244,7 +251,7 @@ impl Target {
                 let read = Patience::new(path, self.stall).small(result.bytes()).await;
                 read.unwrap_or_else(|silent| Err(generic(silent)))
             }
-            Location::S3 { .. } => result.bytes().await,
+            _ => result.bytes().await,
         };
         bytes.map_err(self.call("read", key))
     }

@@ -3,6 +3,7 @@
 //! The upload runs in a task of its own. It becomes visible by [`Upload::finish`] only; an upload that is dropped, cancelled, or fails is
 //! aborted, so that no parts stay behind.
 
+use std::io;
 use std::time::Duration;
 
 use object_store::path::Path;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::compose::{Composer, Composition};
 use super::error::StorageError;
-use super::target::Target;
+use super::target::{Target, generic};
 
 /// Parts of one upload that are under way at once.
 const PARALLEL: usize = 3;
@@ -59,7 +60,7 @@ impl Upload {
     /// Begins. `stall` is the longest that one part may take, once the target's limit lets it go.
     pub fn start(target: &Target, key: Path, content_type: &'static str, shape: Shape, stall: Duration, cancel: CancellationToken) -> Self {
         let (messages, inbox) = mpsc::channel(1);
-        let worker = Worker { target: target.clone(), key, content_type, shape, stall, parts: JoinSet::new(), bytes: 0 };
+        let worker = Worker { target: target.clone(), key, content_type, shape, stall, parts: JoinSet::new(), count: 0, bytes: 0 };
         let task = tokio::spawn(worker.run(inbox, cancel));
         Self { messages, task }
     }
@@ -95,7 +96,8 @@ struct Worker {
     shape: Shape,
     stall: Duration,
     parts: JoinSet<Result<(), StorageError>>,
-    /// That were sent.
+    /// Parts and bytes that were sent.
+    count: u32,
     bytes: u64,
 }
 
@@ -187,6 +189,12 @@ impl Worker {
             && let Some(part) = self.parts.join_next().await
         {
             flatten(part)?;
+        }
+        self.count += 1;
+        // a composer counts for itself
+        if let Some(most) = self.target.max_parts().filter(|most| self.target.bucket().is_none() && self.count > *most) {
+            let text = format!("larger than the {most} parts that the store takes of an object, of which {} bytes are stored", self.bytes);
+            return Err(self.target.call("upload", &self.key)(generic(io::Error::new(io::ErrorKind::FileTooLarge, text))));
         }
         self.bytes += piece.content_length() as u64;
         // to wait for the limit is no stall

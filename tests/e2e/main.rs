@@ -6,6 +6,7 @@ mod support;
 mod authentik;
 mod bucket;
 mod cli;
+mod clouds;
 mod copy;
 mod damage;
 mod directory;

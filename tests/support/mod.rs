@@ -6,6 +6,7 @@
 
 #![allow(dead_code, unused_imports, reason = "shared by several test binaries, none of which needs all of it")]
 
+pub mod azurite;
 pub mod fuse;
 pub mod gate;
 pub mod moto;
@@ -28,6 +29,7 @@ pub mod toml;
 pub mod tools;
 pub mod tree;
 
+pub use azurite::Azurite;
 pub use fuse::Fuse;
 pub use gate::{Gate, Side};
 pub use moto::Moto;

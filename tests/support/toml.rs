@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Postgres, Redis, Seaweed};
+use super::{Azurite, Postgres, Redis, Seaweed};
 
 /// A TOML string, quoted so that any text stays what it is.
 pub fn quoted(text: impl AsRef<str>) -> String {
@@ -34,6 +34,16 @@ pub fn s3_target(name: &str, server: &Seaweed, place: &str) -> String {
 /// As [`s3_target`], through something in front of the server.
 pub fn s3_target_by(name: &str, endpoint: &str, server: &Seaweed, place: &str) -> String {
     s3_target(name, server, place).replace(&quoted(server.endpoint()), &quoted(endpoint))
+}
+
+/// A container in Azure, reached at `endpoint` with this line of credentials.
+pub fn azure_target(name: &str, endpoint: &str, place: &str, credential: &str) -> String {
+    format!(
+        "[targets.{name}]\nurl = {}\naccount = {}\nendpoint = {}\nallow_http = true\n{credential}\n",
+        quoted(format!("az://{place}")),
+        quoted(Azurite::ACCOUNT),
+        quoted(endpoint),
+    )
 }
 
 /// A bucket as a source.

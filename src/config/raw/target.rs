@@ -12,11 +12,12 @@ use super::SecretText;
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "A target", rename = "Target")]
 pub(in crate::config) struct RawTarget {
-    /// `file:///path`, `file://./relative` or `s3://bucket/prefix`.
+    /// `file:///path`, `file://./relative`, `s3://bucket/prefix` or `az://container/prefix`.
     pub url: String,
     /// Most bytes a second of artifacts that go to this target and come from it, together, such as `20MiB/s`. Unset: no limit.
     pub limit: String,
-    /// S3: URL of the server, such as `https://minio.example.com:9000`. Unset: AWS.
+    /// S3: URL of the server, such as `https://minio.example.com:9000`. Unset: AWS. Azure: that of the account's blob service. Unset:
+    /// `https://ACCOUNT.blob.core.windows.net`.
     pub endpoint: String,
     /// S3: region. Unset: `$AWS_REGION`, else `us-east-1`.
     pub region: String,
@@ -32,17 +33,18 @@ pub(in crate::config) struct RawTarget {
     /// S3: where the name of the bucket goes in a request. Unset: path with an endpoint, virtual without.
     #[schemars(extend("enum" = ["", "path", "virtual"]))]
     pub addressing: String,
-    /// S3: let the endpoint be `http://`. Keys are signed, but the data is readable on the way.
+    /// S3, Azure: let the endpoint be `http://`. Keys are signed, but the data is readable on the way.
     pub allow_http: bool,
-    /// S3: PEM file of certificate authorities to trust besides the system's.
+    /// S3, Azure: PEM file of certificate authorities to trust besides the system's.
     pub ca_file: String,
-    /// S3: size of an upload part, such as `16MiB` (5MiB to 5GiB). Unset: chosen from the size of the artifact. Parts that do not fit
-    /// into memory are joined by the server out of pieces, which lie below `.backstay/parts` until then.
+    /// S3, Azure: size of an upload part, such as `16MiB` (5MiB to 5GiB). Unset: chosen from the size of the artifact. In S3, parts that do
+    /// not fit into memory are joined by the server out of pieces, which lie below `.backstay/parts` until then; in Azure they are as large
+    /// as memory allows.
     pub part_size: String,
     /// S3: most parts that the provider takes in one upload.
     #[schemars(range(min = 1, max = 10_000))]
     pub max_parts: u32,
-    /// S3: storage class of the objects, such as `STANDARD_IA`.
+    /// S3: storage class of the objects, such as `STANDARD_IA`. Azure: their access tier, `Hot`, `Cool` or `Cold`.
     pub storage_class: String,
     /// S3: checksum that each upload carries for the server to check. `crc64nvme` is for AWS and what is as new.
     #[schemars(extend("enum" = ["none", "sha256", "crc64nvme"]))]
@@ -58,6 +60,22 @@ pub(in crate::config) struct RawTarget {
     /// S3: credentials from an identity provider.
     #[schemars(extend("x-later" = "web identity is not in this version; use access_key_id and secret_access_key"))]
     pub web_identity: BTreeMap<String, String>,
+    /// Azure: name of the storage account. Unset: `$AZURE_STORAGE_ACCOUNT_NAME`, else `$AZURE_STORAGE_ACCOUNT`.
+    pub account: String,
+    /// Azure: one of the account's keys. With no credential set, those of the environment are used, as Azure's own programs do
+    /// (`$AZURE_STORAGE_ACCOUNT_KEY`, `$AZURE_STORAGE_SAS_TOKEN`, `$AZURE_TENANT_ID` and `$AZURE_CLIENT_ID` with
+    /// `$AZURE_FEDERATED_TOKEN_FILE` or `$AZURE_CLIENT_SECRET`), else the identity of the machine.
+    pub account_key: SecretText,
+    /// Azure: a shared access signature for the container, with the rights read, add, create, write, delete and list.
+    pub sas_token: SecretText,
+    /// Azure: tenant of a service principal or workload identity.
+    pub tenant_id: String,
+    /// Azure: client id of a service principal, a workload identity, or a managed identity that the user has assigned.
+    pub client_id: String,
+    /// Azure: secret of a service principal.
+    pub client_secret: SecretText,
+    /// Azure: file with the token of a workload identity.
+    pub federated_token_file: String,
     /// Set by authentik's environment only.
     #[schemars(skip)]
     pub insecure_skip_verify: bool,
@@ -85,6 +103,13 @@ impl Default for RawTarget {
             sse_kms_key_id: String::new(),
             sse_customer_key: SecretText::default(),
             web_identity: BTreeMap::new(),
+            account: String::new(),
+            account_key: SecretText::default(),
+            sas_token: SecretText::default(),
+            tenant_id: String::new(),
+            client_id: String::new(),
+            client_secret: SecretText::default(),
+            federated_token_file: String::new(),
             insecure_skip_verify: false,
         }
     }

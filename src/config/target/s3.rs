@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use bytesize::ByteSize;
-
 use super::super::raw::RawTarget;
 use super::super::validate::{Check, filled};
+use super::{endpoint, part_size};
 use crate::secret::Secret;
 use crate::storage::{Addressing, Checksum, S3Options, Sse};
 
@@ -17,7 +16,7 @@ pub(in crate::config) fn s3(section: &str, name: &str, raw: &RawTarget, check: &
     let from_env = |variable: &str, check: &Check<'_>| {
         check.options.env.get(variable).filter(|v| !v.is_empty()).map(|_| Secret::Env { name: variable.into(), default: None })
     };
-    endpoint(section, name, raw, check);
+    endpoint(section, name, raw, "`access_key_id` and `secret_access_key`", check);
     let (mut id, mut key, mut token) = (raw.access_key_id.0.clone(), raw.secret_access_key.0.clone(), raw.session_token.0.clone());
     // a token belongs to its keys: never one of the environment to keys of the file
     if id.is_none() && key.is_none() {
@@ -46,7 +45,7 @@ pub(in crate::config) fn s3(section: &str, name: &str, raw: &RawTarget, check: &
         allow_http: raw.allow_http,
         ca_file: filled(&raw.ca_file).map(|p| check.absolute(Path::new(&p))),
         insecure_skip_verify: raw.insecure_skip_verify,
-        part_size: part_size(name, &raw.part_size, check),
+        part_size: part_size(name, &raw.part_size, PART, "S3 takes parts of 5MiB to 5GiB", check),
         max_parts: raw.max_parts,
         storage_class: filled(&raw.storage_class),
         checksum: match raw.checksum.as_str() {
@@ -88,44 +87,5 @@ fn missing_half(section: &str, name: &str, missing: &str, given: &str, check: &m
     let path = [section, name, missing];
     if !check.is_faulty(&path) {
         check.fault(&path, format!("is missing: `{given}` is set"));
-    }
-}
-
-fn endpoint(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) {
-    let path = [section, name, "endpoint"];
-    if raw.endpoint.is_empty() {
-        return;
-    }
-    match url::Url::parse(&raw.endpoint) {
-        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            check.fault(&path, "must not hold credentials: use `access_key_id` and `secret_access_key`");
-        }
-        Ok(url) if url.scheme() == "https" && url.has_host() => {}
-        Ok(url) if url.scheme() == "http" && url.has_host() => {
-            if !raw.allow_http {
-                check.fault(
-                    &path,
-                    format!("`{}` is not encrypted: use `https://`, or set `allow_http = true` for a network that you trust", raw.endpoint),
-                );
-            }
-        }
-        _ if raw.endpoint.contains('@') => check.fault(&path, "is not a URL: expected `https://host:port`"),
-        _ => check.fault(&path, format!("`{}` is not a URL: expected `https://host:port`", raw.endpoint)),
-    }
-}
-
-fn part_size(name: &str, text: &str, check: &mut Check<'_>) -> Option<u64> {
-    let text = filled(text)?;
-    let path = ["targets", name, "part_size"];
-    match text.parse::<ByteSize>() {
-        Ok(size) if PART.contains(&size.as_u64()) => Some(size.as_u64()),
-        Ok(_) => {
-            check.fault(&path, format!("`{text}` is out of range: S3 takes parts of 5MiB to 5GiB"));
-            None
-        }
-        Err(_) => {
-            check.fault(&path, format!("`{text}` is not a size, such as `16MiB`"));
-            None
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! Every kind of fault: its exact text, and its place.
 
 use super::*;
+use crate::storage::KINDS;
 
 const AT: &str = "config/backstay.toml";
 
@@ -166,12 +167,12 @@ fn a_target_has_a_place_of_its_own() {
     check("[targets.a]\nurl = \"s3://id:key@b/x\"\n", credentials);
     check("[targets.a]\nurl = \"s3://id:ke/y@b/x\"\n", credentials);
     settings("[targets.a]\nurl = \"s3://b/me@home\"\n", &[]);
-    let missing = "is missing: where do backups go? (`file:///path` or `s3://bucket/prefix`)";
+    let missing = format!("is missing: where do backups go? ({KINDS})");
     check("[targets.a]\nurl = \"\"\n", &format!("1:10: targets.a.url: {missing}"));
     check_env("BACKSTAY__TARGETS__A__REGION", "x", &format!("BACKSTAY__TARGETS__A__REGION: targets.a.url: {missing}"));
     check(
         "[targets.a]\nurl = \"/backups\"\n",
-        "2:7: targets.a.url: is not a URL: expected `file:///path` or `s3://bucket/prefix` (did you mean `file:///backups`?)",
+        &format!("2:7: targets.a.url: is not a URL: expected {KINDS} (did you mean `file:///backups`?)"),
     );
     check(
         "[targets.a]\nurl = \"file://backups\"\n",
@@ -179,17 +180,52 @@ fn a_target_has_a_place_of_its_own() {
     );
     check(
         "[targets.a]\nurl = \"s4://b\"\n",
-        "2:7: targets.a.url: there is no kind of target `s4://` (did you mean `s3`?): expected `file:///path` or `s3://bucket/prefix`",
+        &format!("2:7: targets.a.url: there is no kind of target `s4://` (did you mean `s3`?): expected {KINDS}"),
     );
     check(
         "[targets.a]\nurl = \"s3://b:c/x\"\n",
         "2:7: targets.a.url: is not a bucket: its name may hold letters, digits, `.`, `-` and `_`",
     );
     check("[targets.a]\nurl = \"file:///x\"\n[targets.b]\nurl = \"file:///x/\"\n", "4:7: targets.b.url: is the same place as [targets.a]");
-    for scheme in ["az", "gs", "http", "https", "sftp"] {
-        let text = format!("2:7: targets.a.url: `{scheme}://` targets are not in this version: use `file:///path` or `s3://bucket/prefix`");
+    for scheme in ["gs", "http", "https", "sftp"] {
+        let text = format!("2:7: targets.a.url: `{scheme}://` targets are not in this version: use {KINDS}");
         check(&format!("[targets.a]\nurl = \"{scheme}://b/x\"\n"), &text);
     }
+}
+
+#[test]
+fn each_kind_of_target_has_keys_of_its_own() {
+    let fault = |line: &str, key: &str, owners: &str, place: &str| {
+        format!("{line}: targets.a.{key}: is a key of {owners}, but the `url` is that of {place}")
+    };
+    let azure = "[targets.a]\nurl = \"az://c\"\naccount = \"a\"\naccount_key = \"k\"\n";
+    check(&format!("{azure}region = \"eu\"\n"), &fault("5:10", "region", "S3", "a container in Azure"));
+    check("[targets.a]\nurl = \"s3://b\"\nsas_token = \"x\"\n", &fault("3:13", "sas_token", "Azure", "a bucket in S3"));
+    check("[targets.a]\nurl = \"file:///b\"\nregion = \"eu\"\n", &fault("3:10", "region", "S3", "a directory"));
+    // nothing is set by an empty value
+    settings(&format!("{azure}region = \"\"\n"), &[]);
+}
+
+#[test]
+fn the_keys_of_azure_fit_together() {
+    let azure = |rest: &str| format!("[targets.a]\nurl = \"az://c/p\"\n{rest}\n");
+    check(&azure("account_key = \"k\""), "1:10: targets.a.account: is missing: which storage account is it in?");
+    let with = |rest: &str| azure(&format!("account = \"a\"\n{rest}"));
+    check(
+        &with("account_key = \"k\"\nsas_token = \"s\""),
+        "5:13: targets.a.sas_token: is one of two credentials: `account_key` is set, too",
+    );
+    check(&with("client_secret = \"s\"\ntenant_id = \"t\""), "1:10: targets.a.client_id: is missing: `client_secret` is set");
+    check(
+        &with("storage_class = \"Archive\""),
+        "4:17: targets.a.storage_class: `Archive` is not one of `Hot`, `Cool`, `Cold`: what is archived cannot be restored at once",
+    );
+    check(&with("part_size = \"5GiB\""), "4:13: targets.a.part_size: `5GiB` is out of range: Azure takes blocks of 1MiB to 4000MiB");
+    check("[targets.a]\nurl = \"az://key@c\"\n", "2:7: targets.a.url: must not hold credentials: use `account_key` or `sas_token`");
+    check(
+        "[targets.a]\nurl = \"az://My_Container\"\naccount = \"a\"\n",
+        "2:7: targets.a.url: is not a container: its name may hold lower-case letters, digits and `-`",
+    );
 }
 
 #[test]
@@ -217,7 +253,7 @@ fn the_keys_of_s3_fit_together() {
     check(&s3("checksum = \"md5\""), "3:12: targets.a.checksum: `md5` is not one of `none`, `sha256`, `crc64nvme`");
     check(
         "[targets.a]\nurl = \"file:///x\"\nendpoint = \"https://minio\"\n",
-        "3:12: targets.a.endpoint: is a key of S3, but the `url` is that of a directory",
+        "3:12: targets.a.endpoint: is a key of S3 and Azure, but the `url` is that of a directory",
     );
 }
 
@@ -313,7 +349,7 @@ fn all_faults_are_told_at_once_in_the_order_of_the_file() {
         "[targets.a]\nurl = \"s5:///\"\nallow_htp = true\n\n[jobs.default]\nlevel = true\ncomponents = [\"nope\"]\n",
         &[("BACKSTAY__WORKER__PORT", "1"), ("AUTHENTIK_REDIS__DB", "x")],
         &[
-            "config/backstay.toml:2:7: targets.a.url: there is no kind of target `s5://` (did you mean `s3`?): expected `file:///path` or `s3://bucket/prefix`",
+            &format!("config/backstay.toml:2:7: targets.a.url: there is no kind of target `s5://` (did you mean `s3`?): expected {KINDS}"),
             "config/backstay.toml:3:1: targets.a.allow_htp: unknown key (did you mean `allow_http`?)",
             "config/backstay.toml:6:9: jobs.default.level: expected a whole number, found true or false",
             "config/backstay.toml:7:14: jobs.default.components: there is no component `nope`; there are `blueprints`, `certs`, `custom-templates`, `media`",

@@ -221,6 +221,46 @@ fn every_key_of_s3_arrives() {
 }
 
 #[test]
+fn credentials_of_azure_are_those_of_the_section_or_those_of_the_environment() {
+    let of = |keys: &str, env: &[(&str, &str)]| {
+        let file = format!("[targets.a]\nurl = \"az://c/p\"\naccount = \"a\"\n{keys}");
+        let Location::Azure { options, .. } = settings(&file, env).targets.remove(0).location else { panic!("not Azure") };
+        format!("{:?}", options.credentials)
+    };
+    let key = ("AZURE_STORAGE_KEY", "x");
+    let principal =
+        [("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c"), ("AZURE_FEDERATED_TOKEN_FILE", "/f"), ("AZURE_CLIENT_SECRET", "x")];
+    for (keys, env, expected) in [
+        ("account_key = \"k\"\n", &[][..], "Key(***)"),
+        ("sas_token = \"file:///sas\"\n", &[key], "Sas(*** (file /sas))"),
+        ("", &[key], "Key(*** (variable AZURE_STORAGE_KEY))"),
+        ("", &[("AZURE_STORAGE_SAS_TOKEN", "x")], "Sas(*** (variable AZURE_STORAGE_SAS_TOKEN))"),
+        ("", &principal[..3], "Federated { tenant: \"t\", client: \"c\", token_file: \"/f\", authority: None }"),
+        (
+            "",
+            &[principal[0], principal[1], principal[3]],
+            "Client { tenant: \"t\", client: \"c\", secret: *** (variable AZURE_CLIENT_SECRET), authority: None }",
+        ),
+        ("", &[], "Managed { client: None, endpoint: None }"),
+        ("", &[principal[1], ("IDENTITY_ENDPOINT", "http://i")], "Managed { client: Some(\"c\"), endpoint: Some(\"http://i\") }"),
+        ("client_id = \"own\"\n", &[key], "Managed { client: Some(\"own\"), endpoint: None }"),
+        (
+            "tenant_id = \"t\"\nclient_id = \"own\"\nfederated_token_file = \"/own\"\n",
+            &[key, ("AZURE_AUTHORITY_HOST", "https://login.example")],
+            "Federated { tenant: \"t\", client: \"own\", token_file: \"/own\", authority: Some(\"https://login.example\") }",
+        ),
+    ] {
+        assert_eq!(of(keys, env), expected, "{keys}{env:?}");
+    }
+    let file = "[targets.a]\nurl = \"az://c\"\nstorage_class = \"Cool\"\npart_size = \"32MiB\"\nendpoint = \"https://a.blob.example/\"\n";
+    let target = settings(file, &[("AZURE_STORAGE_ACCOUNT", "of-env")]).targets.remove(0);
+    assert_eq!(target.location.to_string(), "az://c");
+    let Location::Azure { options, .. } = target.location else { panic!("not Azure") };
+    assert_eq!((options.account.as_str(), options.endpoint.as_deref()), ("of-env", Some("https://a.blob.example")));
+    assert_eq!((options.storage_class.as_deref(), options.part_size), (Some("Cool"), Some(32 << 20)));
+}
+
+#[test]
 fn limits_and_priorities_arrive_and_are_off_unless_set() {
     let set = settings(
         "[targets.a]\nurl = \"file:///a\"\nlimit = \"20MiB/s\"\n[targets.b]\nurl = \"file:///b\"\nlimit = \" 1.5 MB /s\"\n\

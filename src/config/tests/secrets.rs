@@ -147,7 +147,9 @@ fn no_secret_is_in_debug_or_in_show() {
     let file = format!(
         "[postgres.a]\nurl = \"postgres://u:{CANARY}@h/d\"\n[postgres.b]\nurl = \"host=h password={CANARY}\"\n[postgres.c]\n\
          url = \"postgres://h/d?password={CANARY}\"\npassword = \"env://NAME?{CANARY}\"\n[redis.r]\nurl = \"redis://:{CANARY}@h\"\npassword = \"{CANARY}\"\n\
-         [targets.t]\nurl = \"s3://b\"\naccess_key_id = \"{CANARY}\"\nsecret_access_key = \"file:///x?{CANARY}\"\nsession_token = \"{CANARY}\"\n"
+         [targets.t]\nurl = \"s3://b\"\naccess_key_id = \"{CANARY}\"\nsecret_access_key = \"file:///x?{CANARY}\"\nsession_token = \"{CANARY}\"\n\
+         [targets.k]\nurl = \"az://b\"\naccount = \"a\"\naccount_key = \"{CANARY}\"\n[targets.z]\nurl = \"az://z\"\naccount = \"a\"\nsas_token = \"{CANARY}\"\n\
+         [targets.y]\nurl = \"az://y\"\naccount = \"a\"\ntenant_id = \"t\"\nclient_id = \"c\"\nclient_secret = \"{CANARY}\"\n"
     );
     let env =
         [("BACKSTAY__POSTGRES__D__PASSWORD", CANARY), ("AUTHENTIK_POSTGRESQL__PASSWORD", CANARY), ("AUTHENTIK_REDIS__PASSWORD", CANARY)];
@@ -189,6 +191,8 @@ fn no_secret_is_in_a_fault() {
         format!("[targets.a]\nurl = \"s3://id:{CANARY}/b@bucket\"\n"),
         format!("[targets.a]\nurl = \"id:{CANARY}@s3://bucket\"\n"),
         format!("[targets.a]\nurl = \"https://id:{CANARY}@bucket\"\n"),
+        format!("[targets.a]\nurl = \"az://id:{CANARY}@c\"\naccount = \"a\"\n"),
+        format!("[targets.a]\nurl = \"az://c\"\naccount = \"a\"\naccount_key = \"{CANARY}\"\nsas_token = \"{CANARY}\"\n"),
         format!("[targets.a]\nurl = \"s3://b\"\nendpoint = \"https://id:{CANARY}@host\"\n"),
         format!("[targets.a]\nurl = \"s3://b\"\nendpoint = \"id:{CANARY}@host\"\n"),
         format!("[targets.a]\nurl = \"s3://b\"\naccess_key_id = \"{CANARY}\"\n"),
