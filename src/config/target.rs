@@ -12,6 +12,7 @@ use crate::storage::{KINDS, Limiter, Location, TargetOptions};
 mod azure;
 mod kinds;
 mod s3;
+mod webdav;
 
 pub(super) use s3::s3;
 
@@ -22,6 +23,7 @@ pub(super) fn options(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Opt
         Some(Location::File(_)) => {}
         Some(Location::S3 { options, .. }) => **options = s3("targets", name, raw, check),
         Some(Location::Azure { options, .. }) => **options = azure::azure(name, raw, check),
+        Some(Location::WebDav { options, .. }) => **options = webdav::webdav(name, raw, check),
         // the keys of a target whose url is wrong are still looked at, as far as they may be of S3
         None => drop(s3("targets", name, raw, check)),
     }
@@ -55,20 +57,24 @@ fn location(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) -
     // before any message that would quote it
     let authority = rest.split('/').next().unwrap_or_default();
     if scheme != "file" && (authority.contains('@') || rest.contains('@') && authority.contains(':')) {
-        let instead = if scheme == "az" { "`account_key` or `sas_token`" } else { "`access_key_id` and `secret_access_key`" };
+        let instead = match scheme {
+            "az" => "`account_key` or `sas_token`",
+            "http" | "https" => "`user` and `password`",
+            _ => "`access_key_id` and `secret_access_key`",
+        };
         check.fault(&path, format!("must not hold credentials: use {instead}"));
         return None;
     }
     match scheme {
         "file" | "s3" => {}
-        "az" if section == "targets" => {}
+        "az" | "http" | "https" if section == "targets" => {}
         "az" | "gs" | "http" | "https" | "sftp" => {
             let what = if section == "targets" { "targets are not in this version" } else { "is no place for it" };
             check.fault(&path, format!("`{scheme}://` {what}: use {kinds}"));
             return None;
         }
         _ => {
-            let hint = super::keys::hint(scheme, ["file", "s3", "az"]);
+            let hint = super::keys::hint(scheme, ["file", "s3", "az", "https"]);
             check.fault(&path, format!("there is no kind of target `{scheme}://`{hint}: expected {kinds}"));
             return None;
         }

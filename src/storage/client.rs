@@ -38,7 +38,7 @@ const LONGEST_WISH: Duration = Duration::from_secs(30);
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>
 const GARBLED: [&str; 4] = ["RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch"];
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How to connect to the store of a target. `ca_file` is trusted besides the system's roots.
 ///
@@ -106,7 +106,8 @@ fn is_work(request: &HttpRequest) -> bool {
     let completes =
         || (*request.method() == Method::POST && asks("uploadId=")) || (*request.method() == Method::PUT && asks("comp=blocklist"));
     let copies = || ["x-amz-copy-source", "x-goog-copy-source"].iter().any(|header| request.headers().contains_key(*header));
-    request.body().content_length() > SMALL || copies() || completes()
+    let moves = || ["MOVE", "COPY"].contains(&request.method().as_str());
+    request.body().content_length() > SMALL || copies() || moves() || completes()
 }
 
 /// Whether a good answer is the content of an object.
@@ -200,6 +201,7 @@ mod tests {
         assert!(is_work(&request(Method::PUT, "http://s/b/key?partNumber=1&uploadId=x", SMALL + 1)));
         assert!(is_work(&request(Method::POST, "http://s/b/key?uploadId=x", 10)));
         assert!(is_work(&request(Method::PUT, "http://s/c/key?comp=blocklist", 10)));
+        assert!(is_work(&request(Method::from_bytes(b"MOVE").expect("a method"), "http://s/c/key", 0)));
         // a lease that hung as long as that would be lost
         assert!(!is_work(&request(Method::PUT, "http://s/b/.backstay/leases/default/1.json", 300)));
         assert!(!is_work(&request(Method::POST, "http://s/b/key?uploads", 0)));

@@ -62,7 +62,7 @@ pub enum StorageError {
 }
 
 /// Stores that are reached over a network, as object_store names them.
-const REMOTE: [&str; 2] = ["S3", "MicrosoftAzure"];
+const REMOTE: [&str; 4] = ["S3", "MicrosoftAzure", "HTTP", "WebDAV"];
 
 /// What the store answered, in a line: the code and message of S3's XML, or the innermost cause.
 #[derive(Debug)]
@@ -82,7 +82,11 @@ impl fmt::Display for Cause {
         }
         // a status without a body has no cause below it that says more
         match text.rsplit_once("non-2xx status code: ") {
-            Some((_, status)) => write!(f, "the store answered {}", status.trim_end_matches([' ', ':'])),
+            Some((_, status)) => {
+                // what follows may be a page for people
+                let line = status.split(['\n', '<']).next().unwrap_or_default();
+                write!(f, "the store answered {}", line.trim_end_matches([' ', ':']))
+            }
             None => write!(f, "{innermost}"),
         }
     }
@@ -94,8 +98,11 @@ impl std::error::Error for Cause {}
 /// Whether a store has answered to a range that it has none: because the object ends before it, or because it knows no ranges.
 pub(super) fn refuses_ranges(error: &object_store::Error) -> bool {
     let text = error.to_string();
-    matches!(error, object_store::Error::Generic { .. })
-        && (text.contains("416 Range Not Satisfiable") || text.contains("non-partial response") || text.contains("beyond the end"))
+    matches!(error, object_store::Error::Generic { .. } | object_store::Error::NotSupported { .. })
+        && (text.contains("Range request not supported")
+            || text.contains("416 Range Not Satisfiable")
+            || text.contains("non-partial response")
+            || text.contains("beyond the end"))
 }
 
 pub(super) fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
@@ -211,9 +218,26 @@ pub(super) fn advice_for(cause: &(dyn std::error::Error + 'static), section: &st
         ("EntityTooLarge", "The store limits the size of an object: raise its limit (`FILE_SIZE_LIMIT` of Supabase)."),
         // Supabase's own words for the same
         ("exceeded the maximum allowed size", "Raise the store's limit for the size of an object (`FILE_SIZE_LIMIT` of Supabase)."),
+        // of WebDAV, which has statuses only
+        ("no such folder on the server", "Create the folder, or correct the `url` of {section}."),
+        ("status code: 401", "Check `user` and `password`, or the `token`, of {section}, and what that user may do."),
+        ("status code: 403", "Give that user the right to read, write, move and delete in the folder."),
+        ("status code: 405", "Check the `url` of {section}: what answers there is no WebDAV server, or allows this to nobody."),
+        ("status code: 413", "The server limits the size of a request: raise its limit."),
+        ("status code: 423", "Somebody has locked it: wait, or remove the lock."),
+        (
+            "status code: 502",
+            "The server does not take its own address as the destination of a move: it has to know that it is reached by https.",
+        ),
+        ("status code: 507", "Free space on the server, or raise the quota."),
+        (
+            "the server has stored",
+            "The server, or one in front of it, does not keep a body of unknown length: let it take requests with \
+            `Transfer-Encoding: chunked`.",
+        ),
         ("UnknownIssuer", "Set `ca_file` of {section} to the certificate of its authority."),
-        ("Connection refused", "Check `endpoint` of {section}, and that the store runs."),
-        ("dns error", "Check `endpoint` of {section}: its name cannot be resolved."),
+        ("Connection refused", "Check `endpoint` or `url` of {section}, and that the store runs."),
+        ("dns error", "Check `endpoint`, `account` or `url` of {section}: its name cannot be resolved."),
         ("HTTPS", "Set `allow_http = true` if the endpoint is meant to be plain http."),
     ];
     known.iter().find(|(code, _)| text.contains(code)).map(|(_, advice)| advice.replace("{section}", section))

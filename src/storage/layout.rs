@@ -12,6 +12,7 @@
 //! .backstay/runs/<job>.json                                        what a run has stored so far, until it commits
 //! .backstay/verified/<backup name>/<when>_<verdict>
 //! .backstay/parts/<backup name>/<component>/<artifact>/<number>     pieces on their way into a large part
+//! .backstay/unfinished/<unique>                                    what is not whole yet, on a WebDAV server
 //! ```
 
 use object_store::path::Path;
@@ -23,6 +24,11 @@ use crate::name::{ArtifactPath, BackupName, JobName, RestoreId};
 pub const MANIFEST: &str = "manifest.json";
 /// Name of the checksum list, in the format of `sha256sum`.
 pub const SUMS: &str = "SHA256SUMS";
+
+/// The folder of everything that is no part of a backup.
+pub(super) const PRIVATE: &str = ".backstay";
+/// The folder in it where what is not whole yet lies, in targets whose objects would be seen while they grow.
+pub(super) const UNFINISHED: &str = "unfinished";
 
 const PIECES: &str = ".backstay/parts";
 const VERDICTS: &str = ".backstay/verified";
@@ -128,6 +134,11 @@ impl Layout {
     /// The backup that a verdict's key is about.
     pub fn verdict_of(&self, key: &Path) -> Option<BackupName> {
         self.below(key).strip_prefix(VERDICTS)?.trim_start_matches('/').split('/').next()?.parse().ok()
+    }
+
+    /// Where what is not whole yet lies in some targets.
+    pub(super) fn unfinished(&self) -> Path {
+        self.key(&format!("{PRIVATE}/{UNFINISHED}"))
     }
 
     /// Where all pieces of large parts lie until they are joined.

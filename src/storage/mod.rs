@@ -21,6 +21,7 @@ mod sse;
 mod sweep;
 mod target;
 mod upload;
+mod webdav;
 
 pub use azure::{AzureCredentials, AzureOptions};
 pub use copy::Copy;
@@ -33,3 +34,4 @@ pub use read::Stored;
 pub use sse::Sse;
 pub use target::{Access, Target};
 pub use upload::{PIECE, Shape, Upload};
+pub use webdav::{WebDavCredentials, WebDavOptions};

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use super::azure::AzureOptions;
 use super::limit::Limiter;
 use super::sse::Sse;
+use super::webdav::WebDavOptions;
 use crate::name::TargetName;
 use crate::secret::Secret;
 
 /// What the `url` of a target may be, for messages.
-pub const KINDS: &str = "`file:///path`, `s3://bucket/prefix` or `az://container/prefix`";
+pub const KINDS: &str = "`file:///path`, `s3://bucket/prefix`, `az://container/prefix` or `https://host/folder`";
 
 /// How to reach a target. Which kind it is, the URL says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum Location {
     S3 { bucket: String, prefix: String, options: Box<S3Options> },
     /// `az://container/prefix`.
     Azure { container: String, prefix: String, options: Box<AzureOptions> },
+    /// A folder on a WebDAV server, `https://host/folder`, without a slash at its end.
+    WebDav { url: String, options: Box<WebDavOptions> },
 }
 
 /// The S3 keys of a target; unset ones fall back to the `AWS_*` variables.
@@ -93,6 +96,7 @@ impl fmt::Display for Location {
             Self::File(path) => write!(f, "file://{}", path.display()),
             Self::S3 { bucket, prefix, .. } => write!(f, "s3://{bucket}{}", of(prefix)),
             Self::Azure { container, prefix, .. } => write!(f, "az://{container}{}", of(prefix)),
+            Self::WebDav { url, .. } => f.write_str(url),
         }
     }
 }
@@ -108,6 +112,7 @@ impl Location {
             (Self::Azure { container, prefix, options }, Self::Azure { container: c, prefix: p, options: o }) => {
                 (container, prefix, &options.account, &options.endpoint) == (c, p, &o.account, &o.endpoint)
             }
+            (Self::WebDav { url, .. }, Self::WebDav { url: other, .. }) => url == other,
             _ => false,
         }
     }
@@ -125,6 +130,9 @@ impl Location {
             };
         }
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
+        if matches!(scheme, "http" | "https") {
+            return webdav(url);
+        }
         let what = match scheme {
             "s3" => "a bucket",
             "az" => "a container",
@@ -142,4 +150,14 @@ impl Location {
             _ => Self::S3 { bucket: name, prefix, options: Box::default() },
         })
     }
+}
+
+/// A query or a fragment would be lost among the names of objects.
+fn webdav(url: &str) -> Result<Location, String> {
+    let wrong = || format!("`{url}` is not a folder of a WebDAV server (expected `https://host/folder`)");
+    let parsed = url::Url::parse(url).map_err(|_| wrong())?;
+    if !parsed.has_host() || parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(wrong());
+    }
+    Ok(Location::WebDav { url: parsed.as_str().trim_end_matches('/').to_owned(), options: Box::default() })
 }

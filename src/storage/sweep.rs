@@ -1,5 +1,6 @@
 //! What the dead have left in a target besides objects of backups: pieces of large parts, uploads that never ended, leases of restores,
-//! journals of runs, whose job may be no more. In a directory there are also files that were to be renamed, which no listing shows, and directories without a file.
+//! journals of runs, whose job may be no more. In a directory there are also files that were to be renamed, which no listing shows, and directories without a file; the latter
+//! also on a WebDAV server, where what was to be moved is listed.
 
 use std::path::Path;
 
@@ -16,7 +17,7 @@ impl Target {
     /// is at work on them. Likewise the leases of restores, and the journals of runs, that
     /// were last written `before`, whoever wrote them.
     pub async fn sweep(&self, job: &JobName, before: DateTime<Utc>) -> Result<(), StorageError> {
-        for prefix in [self.layout().leases_of_restores(), self.layout().runs()] {
+        for prefix in [self.layout().leases_of_restores(), self.layout().runs(), self.layout().unfinished()] {
             for object in self.list(&prefix).await? {
                 if object.last_modified < before {
                     self.delete(&object.location).await?;
@@ -31,6 +32,12 @@ impl Target {
         for piece in self.list(&self.layout().all_pieces()).await? {
             if of_the_dead(&piece.location) {
                 self.delete(&piece.location).await?;
+            }
+        }
+        if let Some(folder) = self.folder() {
+            for name in self.backup_names().await?.into_iter().filter(dead) {
+                let key = self.layout().backup(&name);
+                folder.remove_if_empty(&key).await.map_err(self.call("remove", &key))?;
             }
         }
         let Some(bucket) = self.bucket() else { return Ok(()) };

@@ -17,6 +17,7 @@ use super::limit::Limiter;
 use super::options::{Location, TargetOptions};
 use super::patient::{Patience, is_silent};
 use super::read::{self, Stored};
+use super::webdav::{self, WebDav};
 use super::{azure, file, s3};
 use crate::name::{ArtifactPath, BackupName, TargetName};
 
@@ -46,6 +47,7 @@ pub struct Target {
     store: Arc<dyn ObjectStore>,
     /// The same store, where it can do more than any other kind.
     bucket: Option<Bucket>,
+    folder: Option<WebDav>,
     layout: Layout,
     limit: Option<Limiter>,
     ahead: Arc<Semaphore>,
@@ -96,6 +98,11 @@ impl Target {
             Location::Azure { container, prefix, options: azure } => {
                 Self::over(options, Arc::new(azure::open(&options.name, container, azure)?), prefix)
             }
+            Location::WebDav { url, options: webdav } => {
+                let folder = webdav::open(&options.name, url, webdav)?;
+                let target = Self::over(options, Arc::new(folder.clone()), "");
+                Self { folder: Some(folder), ..target }
+            }
         };
         Ok(target.with_stall(stall))
     }
@@ -103,7 +110,7 @@ impl Target {
     /// A target over a given store, such as a wrapper that injects faults.
     pub fn over(options: &TargetOptions, store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
         let (storage_class, part_size, max_parts) = match &options.location {
-            Location::File(_) => (None, None, None),
+            Location::File(_) | Location::WebDav { .. } => (None, None, None),
             Location::S3 { options: s3, .. } => (s3.storage_class.clone(), s3.part_size, Some(s3.max_parts)),
             Location::Azure { options: azure, .. } => (azure.storage_class.clone(), azure.part_size, Some(azure::MAX_BLOCKS)),
         };
@@ -112,6 +119,7 @@ impl Target {
             location: options.location.clone(),
             store,
             bucket: None,
+            folder: None,
             layout: Layout::new(prefix),
             limit: options.limit.clone(),
             ahead: Arc::new(Semaphore::new(read::AHEAD)),
@@ -164,6 +172,10 @@ impl Target {
 
     pub(super) fn bucket(&self) -> Option<&Bucket> {
         self.bucket.as_ref()
+    }
+
+    pub(super) fn folder(&self) -> Option<&WebDav> {
+        self.folder.as_ref()
     }
 
     pub(super) fn location(&self) -> &Location {

@@ -6,6 +6,7 @@
 
 #![allow(dead_code, unused_imports, reason = "shared by several test binaries, none of which needs all of it")]
 
+pub mod apache;
 pub mod azurite;
 pub mod fuse;
 pub mod gate;
@@ -17,6 +18,7 @@ pub mod postgres;
 pub mod process;
 pub mod program;
 pub mod proxy;
+pub mod rclone;
 pub mod redis;
 pub mod redis_compare;
 pub mod relay;
@@ -29,6 +31,7 @@ pub mod toml;
 pub mod tools;
 pub mod tree;
 
+pub use apache::Apache;
 pub use azurite::Azurite;
 pub use fuse::Fuse;
 pub use gate::{Gate, Side};
@@ -38,6 +41,7 @@ pub use pg_compare::{Fingerprint, assert_same_database};
 pub use postgres::{Major, Postgres};
 pub use program::{Backstay, Outcome};
 pub use proxy::{Fault, Proxy};
+pub use rclone::Rclone;
 pub use redis::{Redis, Version};
 pub use redis_compare::{Keyspace, assert_same_keys};
 pub use relay::Relay;

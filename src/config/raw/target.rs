@@ -12,7 +12,7 @@ use super::SecretText;
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "A target", rename = "Target")]
 pub(in crate::config) struct RawTarget {
-    /// `file:///path`, `file://./relative`, `s3://bucket/prefix` or `az://container/prefix`.
+    /// `file:///path`, `file://./relative`, `s3://bucket/prefix`, `az://container/prefix`, or `https://host/folder` for WebDAV.
     pub url: String,
     /// Most bytes a second of artifacts that go to this target and come from it, together, such as `20MiB/s`. Unset: no limit.
     pub limit: String,
@@ -33,9 +33,9 @@ pub(in crate::config) struct RawTarget {
     /// S3: where the name of the bucket goes in a request. Unset: path with an endpoint, virtual without.
     #[schemars(extend("enum" = ["", "path", "virtual"]))]
     pub addressing: String,
-    /// S3, Azure: let the endpoint be `http://`. Keys are signed, but the data is readable on the way.
+    /// S3, Azure, WebDAV: let the endpoint, or the `url`, be `http://`. Keys are signed, but passwords and the data are readable on the way.
     pub allow_http: bool,
-    /// S3, Azure: PEM file of certificate authorities to trust besides the system's.
+    /// S3, Azure, WebDAV: PEM file of certificate authorities to trust besides the system's.
     pub ca_file: String,
     /// S3, Azure: size of an upload part, such as `16MiB` (5MiB to 5GiB). Unset: chosen from the size of the artifact. In S3, parts that do
     /// not fit into memory are joined by the server out of pieces, which lie below `.backstay/parts` until then; in Azure they are as large
@@ -76,6 +76,12 @@ pub(in crate::config) struct RawTarget {
     pub client_secret: SecretText,
     /// Azure: file with the token of a workload identity.
     pub federated_token_file: String,
+    /// WebDAV: name of the user.
+    pub user: String,
+    /// WebDAV: password of the user, better one for this application alone.
+    pub password: SecretText,
+    /// WebDAV: a bearer token, in place of user and password.
+    pub token: SecretText,
     /// Set by authentik's environment only.
     #[schemars(skip)]
     pub insecure_skip_verify: bool,
@@ -110,6 +116,9 @@ impl Default for RawTarget {
             client_id: String::new(),
             client_secret: SecretText::default(),
             federated_token_file: String::new(),
+            user: String::new(),
+            password: SecretText::default(),
+            token: SecretText::default(),
             insecure_skip_verify: false,
         }
     }

@@ -11,6 +11,7 @@ enum Kind {
     Directory,
     S3,
     Azure,
+    WebDav,
 }
 
 impl Kind {
@@ -19,6 +20,7 @@ impl Kind {
             Location::File(_) => Self::Directory,
             Location::S3 { .. } => Self::S3,
             Location::Azure { .. } => Self::Azure,
+            Location::WebDav { .. } => Self::WebDav,
         }
     }
 
@@ -28,6 +30,7 @@ impl Kind {
             Self::Directory => "directories",
             Self::S3 => "S3",
             Self::Azure => "Azure",
+            Self::WebDav => "WebDAV",
         }
     }
 
@@ -37,6 +40,7 @@ impl Kind {
             Self::Directory => "a directory",
             Self::S3 => "a bucket in S3",
             Self::Azure => "a container in Azure",
+            Self::WebDav => "a folder on a WebDAV server",
         }
     }
 }
@@ -45,10 +49,10 @@ impl Kind {
 const COMMON: [&str; 2] = ["url", "limit"];
 
 /// Keys of other kinds than S3, or of several; what stands nowhere here belongs to S3.
-const OWNERS: [(&str, &[Kind]); 12] = [
+const OWNERS: [(&str, &[Kind]); 15] = [
     ("endpoint", &[Kind::S3, Kind::Azure]),
-    ("allow_http", &[Kind::S3, Kind::Azure]),
-    ("ca_file", &[Kind::S3, Kind::Azure]),
+    ("allow_http", &[Kind::S3, Kind::Azure, Kind::WebDav]),
+    ("ca_file", &[Kind::S3, Kind::Azure, Kind::WebDav]),
     ("part_size", &[Kind::S3, Kind::Azure]),
     ("storage_class", &[Kind::S3, Kind::Azure]),
     ("account", &[Kind::Azure]),
@@ -58,6 +62,9 @@ const OWNERS: [(&str, &[Kind]); 12] = [
     ("client_id", &[Kind::Azure]),
     ("client_secret", &[Kind::Azure]),
     ("federated_token_file", &[Kind::Azure]),
+    ("user", &[Kind::WebDav]),
+    ("password", &[Kind::WebDav]),
+    ("token", &[Kind::WebDav]),
 ];
 
 /// Tells the keys that a target at `location` does not have.

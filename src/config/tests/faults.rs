@@ -187,7 +187,7 @@ fn a_target_has_a_place_of_its_own() {
         "2:7: targets.a.url: is not a bucket: its name may hold letters, digits, `.`, `-` and `_`",
     );
     check("[targets.a]\nurl = \"file:///x\"\n[targets.b]\nurl = \"file:///x/\"\n", "4:7: targets.b.url: is the same place as [targets.a]");
-    for scheme in ["gs", "http", "https", "sftp"] {
+    for scheme in ["gs", "sftp"] {
         let text = format!("2:7: targets.a.url: `{scheme}://` targets are not in this version: use {KINDS}");
         check(&format!("[targets.a]\nurl = \"{scheme}://b/x\"\n"), &text);
     }
@@ -226,6 +226,36 @@ fn the_keys_of_azure_fit_together() {
         "[targets.a]\nurl = \"az://My_Container\"\naccount = \"a\"\n",
         "2:7: targets.a.url: is not a container: its name may hold lower-case letters, digits and `-`",
     );
+}
+
+#[test]
+fn the_keys_of_webdav_fit_together() {
+    let dav = |url: &str, rest: &str| format!("[targets.a]\nurl = \"{url}\"\n{rest}\n");
+    let https = |rest: &str| dav("https://host/folder", rest);
+    check(
+        &dav("http://host/folder", "user = \"u\"\npassword = \"p\""),
+        "2:7: targets.a.url: is not encrypted, and passwords would be readable on the way: use `https://`, or set `allow_http = true` for a \
+         network that you trust",
+    );
+    settings(&dav("http://host/folder", "allow_http = true"), &[]);
+    check(&https("user = \"u\""), "1:10: targets.a.password: is missing: `user` is set");
+    check(&https("password = \"p\""), "1:10: targets.a.user: is missing: `password` is set");
+    check(
+        &https("user = \"u\"\npassword = \"p\"\ntoken = \"t\""),
+        "5:9: targets.a.token: is one of two credentials: `user` or `password` is set, too",
+    );
+    check(&https("user = \"u:v\"\npassword = \"p\""), "3:8: targets.a.user: must not hold a `:` (RFC 7617)");
+    check(
+        &https("part_size = \"8MiB\""),
+        "3:13: targets.a.part_size: is a key of S3 and Azure, but the `url` is that of a folder on a WebDAV server",
+    );
+    check(&dav("https://u:p@host/folder", ""), "2:7: targets.a.url: must not hold credentials: use `user` and `password`");
+    let folder = |url: &str| format!("2:7: targets.a.url: `{url}` is not a folder of a WebDAV server (expected `https://host/folder`)");
+    for url in ["https://", "https://host/folder?x=y", "https://host/#x", "https://host:port/folder"] {
+        check(&dav(url, ""), &folder(url));
+    }
+    let places = settings("[targets.a]\nurl = \"https://host/a b/c/\"\n[targets.b]\nurl = \"https://host\"\n", &[]).targets;
+    assert_eq!(names(places.iter().map(|target| &target.location)), ["https://host/a%20b/c", "https://host"]);
 }
 
 #[test]

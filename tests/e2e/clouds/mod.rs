@@ -1,6 +1,7 @@
 //! Targets of each kind besides directories and S3: the same life of a backup in all of them, and what goes wrong in each.
 
 mod azure;
+mod webdav;
 
 use backstay::name::JobName;
 use backstay::storage::{Access, Lease, Target, TargetOptions};
@@ -25,6 +26,8 @@ impl House {
         blake3::Hasher::new_keyed(&[11; 32]).finalize_xof().fill(&mut noise);
         source.write("media/large", noise);
         source.write("media/a folder/grüße.txt", "small");
+        // behind the large one in an archive
+        source.write("media/zz-marked", "small");
         let backstay = Backstay::new("");
         let house = Self { source, backstay };
         house.configure(target);
