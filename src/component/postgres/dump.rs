@@ -357,6 +357,10 @@ pub(super) fn advice(stderr: &Stderr) -> Option<String> {
         ),
         ("permission denied", "Grant the backup's user the role pg_read_all_data (PostgreSQL 14 and later), or use a superuser."),
         ("max_locks_per_transaction", "The server's lock table is full: raise its max_locks_per_transaction."),
+        (
+            "conflict with recovery",
+            "Set hot_standby_feedback = on, or a longer max_standby_streaming_delay, on the replica; or dump from the server itself.",
+        ),
         ("terminating connection", LOST),
         ("server closed the connection", LOST),
     ];
@@ -369,6 +373,19 @@ mod tests {
 
     fn stderr(lines: &[&str]) -> Stderr {
         Stderr { lines: lines.iter().map(|l| (*l).to_owned()).collect() }
+    }
+
+    #[test]
+    fn a_failure_says_what_to_set() {
+        for (line, says) in [
+            ("pg_dump: error: query failed: ERROR:  canceling statement due to conflict with recovery", "hot_standby_feedback"),
+            ("pg_dump: error: query failed: FATAL:  terminating connection due to conflict with recovery", "hot_standby_feedback"),
+            ("pg_dump: error: query failed: ERROR:  query would be affected by row-level security policy for table \"t\"", "BYPASSRLS"),
+            ("pg_dump: error: query failed: ERROR:  permission denied for table t", "pg_read_all_data"),
+        ] {
+            assert!(advice(&stderr(&[line])).is_some_and(|advice| advice.contains(says)), "{line}");
+        }
+        assert_eq!(advice(&stderr(&["pg_dump: error: something else"])), None);
     }
 
     #[test]

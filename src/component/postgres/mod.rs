@@ -298,7 +298,7 @@ impl PostgresOptions {
 
     /// The server to dump from.
     #[must_use]
-    fn to_dump_from(self) -> Self {
+    fn dumped_from(self) -> Self {
         match self.replica {
             Some(Replica { host, port }) => Self { host: Some(host), port: port.or(self.port), replica: None, ..self },
             None => self,

@@ -147,7 +147,7 @@ pub async fn standstill(client: &Client) -> Result<Option<String>, PostgresError
         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver)";
     let row = client.query_opt(sql, &[]).await.map_err(query("ask what the standby receives"))?;
     Ok(row.map(|row| {
-        let last = row.get::<_, Option<String>>(0).map_or_else(|| "an unknown time".to_owned(), |at| at);
+        let last = row.get::<_, Option<String>>(0).unwrap_or_else(|| "an unknown time".to_owned());
         format!("the server is a standby that receives nothing from its primary now: the backup holds what was changed until {last}")
     }))
 }

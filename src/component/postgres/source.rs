@@ -43,7 +43,7 @@ pub struct PostgresSource {
 
 impl PostgresSource {
     pub fn new(options: PostgresOptions) -> Self {
-        Self { options: options.to_dump_from(), patience: Patience::default() }
+        Self { options: options.dumped_from(), patience: Patience::default() }
     }
 
     /// Other waits for locks than half a minute, three times.
