@@ -31,6 +31,10 @@ const GRACE: TimeDelta = TimeDelta::hours(24);
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
 
+/// What to do about backups that nobody has signed who is trusted.
+pub const DISTRUST: &str = "Somebody else may have put it there. If you know who made it, add that key to `encryption.trusted_signers`; backups \
+    from before signatures need a configuration without it.";
+
 /// What can go wrong with a catalog.
 #[derive(Debug, Error)]
 pub enum CatalogError {
@@ -60,11 +64,7 @@ impl CatalogError {
     pub fn advice(&self) -> Option<String> {
         match self {
             Self::Storage(error) => error.advice(),
-            Self::Untrusted { .. } => Some(
-                "Somebody else may have put it there. If you know who made it, add that key to `encryption.trusted_signers`; backups from before \
-                 signatures need a configuration without it."
-                    .into(),
-            ),
+            Self::Untrusted { .. } => Some(DISTRUST.to_owned()),
             Self::NotFound(_) | Self::Damaged { .. } => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::catalog::CatalogError;
+use crate::catalog::{CatalogError, DISTRUST};
 use crate::config::ConfigError;
 use crate::encryption::EncryptionError;
 use crate::export::ExportError;
@@ -35,6 +35,9 @@ pub enum Error {
     /// Stored bytes are not what was written.
     #[error("{0}")]
     Integrity(String),
+    /// They are not of somebody who is trusted.
+    #[error("{0}")]
+    Distrust(String),
     /// A backup could not be restored for a trial.
     #[error("{0}")]
     Drill(String),
@@ -99,7 +102,7 @@ impl Error {
                     }
                 }
             },
-            Self::Integrity(_) => 12,
+            Self::Integrity(_) | Self::Distrust(_) => 12,
             Self::Export(error) => match error {
                 ExportError::NotInBackup { .. } => 10,
                 ExportError::Destination { .. } => 2,
@@ -128,6 +131,7 @@ impl Error {
             Self::Worker(error) => error.advice(),
             Self::Health(error) => error.advice(),
             Self::Integrity(_) => Some("Restore from another target or an older backup; check the store's disks.".into()),
+            Self::Distrust(_) => Some(DISTRUST.to_owned()),
             Self::Drill(_) => {
                 Some("Nothing in service was changed. Try an older backup, and find out what this one lacks before it is needed.".into())
             }

@@ -184,8 +184,10 @@ fn verdict(rows: &[Row], mut unread: Vec<String>) -> Result<(), Error> {
     let of = |row: &Row, why: Vec<String>| format!("`{}` in target `{}`: {}", row.name, row.target, why.join("; "));
     let damaged: Vec<String> = rows.iter().filter(|r| !r.damage().is_empty()).map(|r| of(r, r.damage())).collect();
     if !damaged.is_empty() {
-        let what = if rows.iter().any(|r| r.status() == "damaged") { "damaged" } else { "not trusted" };
-        return Err(Error::Integrity(format!("{what}: {}", damaged.join("; "))));
+        return Err(match rows.iter().any(|r| r.status() == "damaged") {
+            true => Error::Integrity(format!("damaged: {}", damaged.join("; "))),
+            false => Error::Distrust(format!("not trusted: {}", damaged.join("; "))),
+        });
     }
     unread.extend(rows.iter().filter(|r| !r.unread().is_empty()).map(|r| of(r, r.unread())));
     if unread.is_empty() { Ok(()) } else { Err(Error::Incomplete(format!("not everything could be read: {}", unread.join("; ")))) }

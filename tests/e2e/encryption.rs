@@ -369,7 +369,7 @@ fn a_backup_that_nobody_who_is_trusted_has_signed_is_refused_everywhere_and_touc
     ];
     for (name, why) in refused {
         for command in [&["restore", name, "--yes"][..], &["export", name, &out], &["verify", name], &["verify", "--drill", name]] {
-            small.backstay.run(command).expect_code(12).expect_message(why);
+            small.backstay.run(command).expect_code(12).expect_message(why).expect_message("add that key to `encryption.trusted_signers`");
         }
         let listed = small.backstay.succeed(&["listbackups", "--json"]).json();
         let row = listed.as_array().expect("rows").iter().find(|row| row["name"] == json!(name)).expect("it is listed");
