@@ -62,6 +62,7 @@ const BUCKET: &[(&str, &str)] = &[
     ("SECRET_KEY", "secret_access_key"),
     ("SECURITY_TOKEN", "session_token"),
     ("SESSION_TOKEN", "session_token"),
+    ("SESSION_PROFILE", "profile"),
 ];
 
 /// Keys of libpq that a connection here knows too.
@@ -207,10 +208,6 @@ impl Reader<'_> {
         }
         if let Some((_, variable)) = of(self, "S3__SIGNATURE_VERSION").filter(|(version, _)| version == "s3") {
             let text = "signatures of version 2 are not made here: use a store that takes version 4, which every current one does";
-            self.faults.push(Fault::new(Origin::Variable(variable), format!("bucket.{name}"), text));
-        }
-        if let Some((_, variable)) = of(self, "S3__SESSION_PROFILE") {
-            let text = "profiles are not in this version: set the access key and the secret key";
             self.faults.push(Fault::new(Origin::Variable(variable), format!("bucket.{name}"), text));
         }
     }

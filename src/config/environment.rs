@@ -19,16 +19,19 @@ pub(super) const PREFIX: &str = "BACKSTAY__";
 pub(super) const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 /// Where a variable or a credential points to.
-struct Place<'a> {
+struct Place {
     section: &'static Section,
     /// Empty for a section without names.
     name: String,
-    key: &'a str,
+    /// With a dot in a table of the section.
+    key: String,
 }
 
-impl Place<'_> {
+impl Place {
     fn path(&self, key: &str) -> Vec<String> {
-        if self.section.named { path(&[&self.section.name, &self.name, key]) } else { path(&[&self.section.name, key]) }
+        let mut path = if self.section.named { path(&[&self.section.name, &self.name]) } else { path(&[&self.section.name]) };
+        path.extend(key.split('.').map(str::to_owned));
+        path
     }
 
     /// The variable that sets `key` beside this one.
@@ -38,7 +41,7 @@ impl Place<'_> {
 }
 
 /// Finds section, name and key in the lower-case segments of a name.
-fn locate<'a>(segments: &'a [&'a str], shape: fn(&Section) -> String) -> Result<Place<'a>, String> {
+fn locate(segments: &[&str], shape: fn(&Section) -> String) -> Result<Place, String> {
     let (first, rest) = segments.split_first().expect("a split has a first part");
     let Some(section) = keys::section(first) else {
         if *first == "config" {
@@ -49,11 +52,15 @@ fn locate<'a>(segments: &'a [&'a str], shape: fn(&Section) -> String) -> Result<
     match (section.named, rest) {
         // a name may hold `--`, hence `__` here
         (true, [names @ .., key]) if !names.is_empty() => {
+            let (names, key) = match names {
+                [names @ .., table] if !names.is_empty() && section.has_table(table) => (names, format!("{table}.{key}")),
+                _ => (names, (*key).to_owned()),
+            };
             let name = names.join("__").replace('_', "-");
             name.parse::<ComponentName>().map_err(|e| e.to_string())?;
             Ok(Place { section, name, key })
         }
-        (false, [key]) => Ok(Place { section, name: String::new(), key }),
+        (false, [key]) => Ok(Place { section, name: String::new(), key: (*key).to_owned() }),
         _ => Err(format!("expected `{}`", shape(section))),
     }
 }
@@ -102,7 +109,7 @@ fn set(layer: &mut Layer, segments: &[&str], text: &str, origin: &Origin) -> Res
     let place = locate(segments, variable_shape).map_err(|text| (dotted(), text))?;
     let (key, is_file) = find_key(&place).ok_or_else(|| {
         let known = place.section.keys.iter().map(|k| k.name.as_str());
-        let hint = keys::suggest(place.key, known).map(|k| format!(" (did you mean `{}`?)", place.variable(k))).unwrap_or_default();
+        let hint = keys::suggest(&place.key, known).map(|k| format!(" (did you mean `{}`?)", place.variable(k))).unwrap_or_default();
         (dotted(), format!("unknown key{hint}"))
     })?;
     let at = place.path(&key.name);
@@ -122,8 +129,8 @@ fn set(layer: &mut Layer, segments: &[&str], text: &str, origin: &Origin) -> Res
 }
 
 /// The key itself, or the secret of which a file is named.
-fn find_key(place: &Place<'_>) -> Option<(&'static Key, bool)> {
-    if let Some(key) = place.section.key(place.key) {
+fn find_key(place: &Place) -> Option<(&'static Key, bool)> {
+    if let Some(key) = place.section.key(&place.key) {
         return Some((key, false));
     }
     let key = place.section.key(place.key.strip_suffix("_file")?)?;
@@ -165,11 +172,11 @@ pub(super) fn credentials(env: &BTreeMap<String, String>, faults: &mut Vec<Fault
     layer
 }
 
-fn credential(place: &Place<'_>) -> Result<Vec<String>, String> {
+fn credential(place: &Place) -> Result<Vec<String>, String> {
     let secrets: Vec<&Key> = place.section.keys.iter().filter(|k| k.secret && k.kind == keys::Kind::Text).collect();
-    match place.section.key(place.key) {
+    match place.section.key(&place.key) {
         Some(key) if secrets.iter().any(|s| s.name == key.name) => Ok(place.path(&key.name)),
         Some(key) => Err(format!("`{}` is not a secret: set it in the file or as `{}`", key.name, place.variable(&key.name))),
-        None => Err(format!("unknown key{}", keys::hint(place.key, secrets.iter().map(|k| k.name.as_str())))),
+        None => Err(format!("unknown key{}", keys::hint(&place.key, secrets.iter().map(|k| k.name.as_str())))),
     }
 }

@@ -1,6 +1,5 @@
 //! The file: found, and checked against the known keys, with line and column.
 
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -102,7 +101,7 @@ impl Reader<'_> {
                 (Some(section), DeValue::Table(table)) if section.named => self.named(section, table),
                 (Some(section), DeValue::Table(table)) => {
                     self.layer.section(layer_path(&[name]), self.origin(&span));
-                    self.keys(section, &[name], table);
+                    self.keys(section, &[name], "", table);
                 }
                 (Some(section), _) => {
                     let expected = if section.named { format!("[{name}.NAME]") } else { format!("[{name}]") };
@@ -130,15 +129,25 @@ impl Reader<'_> {
                 continue;
             }
             self.layer.section(layer_path(&path), self.origin(&span));
-            self.keys(section, &path, table);
+            self.keys(section, &path, "", table);
         }
     }
 
-    fn keys(&mut self, section: &Section, parent: &[&str], table: &DeTable<'_>) {
+    /// `within`: see [`Section::names`].
+    fn keys(&mut self, section: &Section, parent: &[&str], within: &str, table: &DeTable<'_>) {
         for (name, value) in table {
             let path: Vec<&str> = parent.iter().copied().chain([name.get_ref().as_ref()]).collect();
-            let Some(key) = section.key(name.get_ref()) else {
-                let hint = keys::hint(name.get_ref(), section.keys.iter().map(|k| k.name.as_str()));
+            let full = format!("{within}{}", name.get_ref());
+            if section.has_table(&full) {
+                match value.get_ref() {
+                    DeValue::Table(table) => self.keys(section, &path, &format!("{full}."), table),
+                    DeValue::String(text) if text.is_empty() => {}
+                    other => self.fault(&value.span(), &path, format!("expected a table, found {}", found_words(other))),
+                }
+                continue;
+            }
+            let Some(key) = section.key(&full) else {
+                let hint = keys::hint(name.get_ref(), section.names(within));
                 self.fault(&name.span(), &path, format!("unknown key{hint}"));
                 continue;
             };
@@ -180,11 +189,6 @@ fn read_value(key: &Key, value: &Spanned<DeValue<'_>>) -> Result<Option<ValueKin
                 texts.push(text.as_ref());
             }
             Ok(Some(keys::list(texts)))
-        }
-        (Kind::Table, DeValue::Table(table)) => {
-            let filled =
-                table.iter().map(|(name, _)| (name.get_ref().to_string(), "set".into())).collect::<BTreeMap<String, config::Value>>();
-            Ok((!filled.is_empty()).then(|| ValueKind::Table(filled.into_iter().collect())))
         }
         _ => Err(wrong()),
     }

@@ -21,13 +21,12 @@ pub(super) enum Kind {
     },
     /// Of texts.
     List,
-    /// A table whose keys are not looked at.
-    Table,
 }
 
 /// One key of a section.
 #[derive(Debug, Clone)]
 pub(super) struct Key {
+    /// With a dot in a table of the section: `web_identity.client_id`.
     pub name: String,
     pub kind: Kind,
     pub doc: String,
@@ -74,8 +73,21 @@ impl Section {
     /// The path of one of its keys.
     pub fn path_of<'a>(&'a self, name: &'a str, key: &'a Key) -> Vec<&'a str> {
         let mut path = self.path(name);
-        path.push(&key.name);
+        path.extend(key.name.split('.'));
         path
+    }
+
+    /// Whether keys stand in a table of that name.
+    pub fn has_table(&self, name: &str) -> bool {
+        self.keys.iter().any(|k| k.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+    }
+
+    /// The names that may stand in the section itself, where `within` is empty, or in the table `within` names with a dot at its end.
+    pub fn names(&self, within: &str) -> Vec<&str> {
+        let names = self.keys.iter().filter_map(|k| k.name.strip_prefix(within)?.split('.').next());
+        let mut names: Vec<&str> = names.collect();
+        names.dedup();
+        names
     }
 
     pub fn key(&self, name: &str) -> Option<&Key> {
@@ -89,6 +101,7 @@ fn fields_of(section: &str) -> &'static [&'static str] {
         "jobs" => fields::<raw::RawJob>(),
         "targets" => fields::<raw::RawTarget>(),
         "bucket" => fields::<raw::RawBucket>(),
+        "web_identity" => fields::<raw::RawWebIdentity>(),
         "postgres" => fields::<raw::RawPostgres>(),
         "redis" => fields::<raw::RawRedis>(),
         "directory" => fields::<raw::RawDirectory>(),
@@ -131,10 +144,9 @@ fn read_section(schema: &Json, name: &str) -> Section {
     let property = &schema["properties"][name];
     let named = property.get("additionalProperties").is_some();
     let target = if named { &property["additionalProperties"] } else { property };
-    let pointer = target["$ref"].as_str().and_then(|r| r.strip_prefix('#')).unwrap_or_default();
-    let body = schema.pointer(pointer).unwrap_or(&Json::Null);
+    let body = definition(schema, target).unwrap_or(&Json::Null);
     // a JSON object sorts its properties; documentation reads better in the order of the struct
-    let keys = fields_of(name).iter().filter_map(|n| body["properties"].get(n).map(|p| read_key(n, p))).collect();
+    let keys = read_keys(schema, "", fields_of(name), body);
     Section {
         name: name.to_owned(),
         named,
@@ -142,6 +154,24 @@ fn read_section(schema: &Json, name: &str) -> Section {
         keys,
         later: text_of(&property["x-later"]),
     }
+}
+
+/// What `property` refers to, if it is a struct of its own.
+fn definition<'a>(schema: &'a Json, property: &Json) -> Option<&'a Json> {
+    schema.pointer(property["$ref"].as_str()?.strip_prefix('#')?)
+}
+
+fn read_keys(schema: &Json, within: &str, fields: &[&str], body: &Json) -> Vec<Key> {
+    let mut keys = Vec::new();
+    for &name in fields {
+        let Some(property) = body["properties"].get(name) else { continue };
+        let full = format!("{within}{name}");
+        match definition(schema, property).filter(|d| d["type"] == "object") {
+            Some(table) => keys.extend(read_keys(schema, &format!("{full}."), fields_of(name), table)),
+            None => keys.push(read_key(&full, property)),
+        }
+    }
+    keys
 }
 
 fn read_key(name: &str, property: &Json) -> Key {
@@ -153,7 +183,6 @@ fn read_key(name: &str, property: &Json) -> Key {
             Kind::Number { min: bound("minimum", i64::MIN), max: bound("maximum", i64::from(u32::MAX)) }
         }
         (_, Some("array")) => Kind::List,
-        (_, Some("object")) => Kind::Table,
         _ => Kind::Text,
     };
     Key {
@@ -176,7 +205,6 @@ impl Kind {
             Self::Flag => "true or false".into(),
             Self::Number { .. } => "a whole number".into(),
             Self::List => "a list of strings".into(),
-            Self::Table => "a table".into(),
         }
     }
 }
@@ -203,7 +231,6 @@ impl Key {
             },
             Kind::Number { .. } => text.trim().parse().map_err(|_| wrong()).and_then(|n| self.in_range(n)),
             Kind::List => parse_list(text).map(|items| list(items.iter().map(String::as_str))).ok_or_else(wrong),
-            Kind::Table => Err(format!("expected {}: write it in the file", self.kind.words())),
         }
     }
 

@@ -196,11 +196,11 @@ impl Merged {
     /// Where the value at `path` came from.
     pub fn origin(&self, path: &[&str]) -> Option<&Origin> {
         let value = self.value(path)?;
-        let value = match &value.kind {
-            ValueKind::Table(table) => table.values().next()?,
-            _ => value,
-        };
-        self.origins.get(value.origin()?)
+        let own = |value: &Value| value.origin().and_then(|origin| self.origins.get(origin));
+        match &value.kind {
+            ValueKind::Table(table) => table.values().filter_map(own).min(),
+            _ => own(value),
+        }
     }
 
     /// Where a section was first written.

@@ -14,7 +14,7 @@ use crate::secret::Secret;
 
 mod target;
 
-pub(super) use target::{RawBucket, RawTarget};
+pub(super) use target::{RawBucket, RawTarget, RawWebIdentity};
 
 /// A secret as a layer gave it; `None` when empty.
 #[derive(Debug, Clone, Default)]

@@ -67,7 +67,6 @@ fn kind(key: &Key) -> String {
         Kind::Flag => "flag".into(),
         Kind::Number { .. } => "number".into(),
         Kind::List => "list".into(),
-        Kind::Table => "table".into(),
     }
 }
 

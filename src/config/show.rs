@@ -49,7 +49,7 @@ pub fn show_json(loaded: &Loaded) -> Json {
 fn row(values: &Merged, key: &Key, path: &[&str]) -> Option<Row> {
     let value = match values.value(path) {
         Some(value) => json_of(key, &value.kind),
-        None if key.default.is_null() || key.default == "" || key.default == json!({}) => return None,
+        None if key.default.is_null() || key.default == "" => return None,
         None => key.default.clone(),
     };
     let layer = values.origin(path).map_or(Origin::Default.layer(), Origin::layer);

@@ -131,25 +131,29 @@ fn is_bucket(name: &str) -> bool {
 
 /// Looks at the URL of a server; `instead` is where its credentials belong.
 fn endpoint(section: &str, name: &str, raw: &RawTarget, instead: &str, check: &mut Check<'_>) {
-    let path = [section, name, "endpoint"];
-    if raw.endpoint.is_empty() {
+    url(&[section, name, "endpoint"], &raw.endpoint, raw.allow_http, instead, check);
+}
+
+/// The URL of a server, which is not encrypted only where that was allowed.
+fn url(path: &[&str], text: &str, allow_http: bool, instead: &str, check: &mut Check<'_>) {
+    if text.is_empty() {
         return;
     }
-    match url::Url::parse(&raw.endpoint) {
+    match url::Url::parse(text) {
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            check.fault(&path, format!("must not hold credentials: use {instead}"));
+            check.fault(path, format!("must not hold credentials: use {instead}"));
         }
         Ok(url) if url.scheme() == "https" && url.has_host() => {}
         Ok(url) if url.scheme() == "http" && url.has_host() => {
-            if !raw.allow_http {
+            if !allow_http {
                 check.fault(
-                    &path,
-                    format!("`{}` is not encrypted: use `https://`, or set `allow_http = true` for a network that you trust", raw.endpoint),
+                    path,
+                    format!("`{text}` is not encrypted: use `https://`, or set `allow_http = true` for a network that you trust"),
                 );
             }
         }
-        _ if raw.endpoint.contains('@') => check.fault(&path, "is not a URL: expected `https://host:port`"),
-        _ => check.fault(&path, format!("`{}` is not a URL: expected `https://host:port`", raw.endpoint)),
+        _ if text.contains('@') => check.fault(path, "is not a URL: expected `https://host:port`"),
+        _ => check.fault(path, format!("`{text}` is not a URL: expected `https://host:port`")),
     }
 }
 

@@ -23,8 +23,8 @@ pub(super) struct Check<'a> {
 impl Check<'_> {
     /// A fault of the key or section at `path`, told at its value or header, else at the header of its section.
     pub fn fault(&mut self, path: &[&str], text: impl Into<String>) {
-        let section = &path[..path.len().saturating_sub(1)];
-        let origin = self.merged.section(path).or_else(|| self.merged.origin(path)).or_else(|| self.merged.section(section)).cloned();
+        let around = |len| self.merged.section(&path[..len]).or_else(|| self.merged.origin(&path[..len]));
+        let origin = (1..=path.len()).rev().find_map(around).cloned();
         self.faults.push(Fault::new(origin, path.join("."), text));
     }
 
@@ -80,7 +80,6 @@ fn not_in_this_version(check: &mut Check<'_>) {
                 let unused = match &value.kind {
                     ValueKind::String(text) => text.is_empty(),
                     ValueKind::Array(items) => items.is_empty(),
-                    ValueKind::Table(items) => items.is_empty(),
                     ValueKind::I64(number) => key.default.as_i64() == Some(*number),
                     _ => false,
                 };

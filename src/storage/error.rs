@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use thiserror::Error;
 
+use super::identity::identity_error;
 use super::lease::Subject;
 use super::patient::is_silent;
 use crate::name::TargetName;
@@ -70,6 +71,9 @@ pub struct Cause(pub object_store::Error);
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(error) = identity_error(&self.0) {
+            return f.write_str(&error.told());
+        }
         let text = self.0.to_string();
         if let Some(code) = element(&text, "Code") {
             // Azure adds lines with the request's number and time
@@ -119,6 +123,8 @@ impl StorageError {
     /// Whether to ask again would bring the same answer.
     pub(super) fn is_permanent(&self) -> bool {
         match self {
+            // it was asked for often enough
+            Self::Call { source: Cause(error), .. } if identity_error(error).is_some() => true,
             Self::Call { source: Cause(error @ object_store::Error::Generic { .. }), .. } => {
                 let text = error.to_string();
                 // of the client's errors, these two say "later"
@@ -172,6 +178,9 @@ impl StorageError {
 
 /// What to do about a cause; `section` is where it is configured.
 pub(super) fn advice_for(cause: &(dyn std::error::Error + 'static), section: &str) -> Option<String> {
+    if let Some(error) = identity_error(cause) {
+        return Some(error.advice(section));
+    }
     let mut text = String::new();
     let mut next = Some(cause);
     while let Some(error) = next {

@@ -7,6 +7,7 @@ mod compose;
 mod copy;
 mod error;
 mod file;
+mod identity;
 pub mod layout;
 mod lease;
 mod limit;
@@ -29,7 +30,9 @@ pub use error::StorageError;
 pub use lease::{Lease, Subject};
 pub use limit::Limiter;
 pub use objects::{Described, Listed, ObjectError, Objects, Reading, USER, Writing};
-pub use options::{Addressing, Checksum, KINDS, Location, S3Options, TargetOptions};
+pub use options::{
+    Addressing, Checksum, KINDS, Location, Profile, S3Options, TargetOptions, TokenChoice, TokenProvider, TokenSource, WebIdentity,
+};
 pub use read::Stored;
 pub use sse::Sse;
 pub use target::{Access, Target};

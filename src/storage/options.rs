@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::azure::AzureOptions;
 use super::limit::Limiter;
@@ -43,6 +44,10 @@ pub struct S3Options {
     pub access_key_id: Option<Secret>,
     pub secret_access_key: Option<Secret>,
     pub session_token: Option<Secret>,
+    /// In place of keys.
+    pub web_identity: Option<Box<WebIdentity>>,
+    /// In place of keys, too.
+    pub profile: Option<Profile>,
     pub addressing: Addressing,
     pub allow_http: bool,
     /// PEM, besides the system's roots.
@@ -57,6 +62,62 @@ pub struct S3Options {
     /// Ask the server to check each upload.
     pub checksum: Checksum,
     pub sse: Sse,
+}
+
+/// A profile of AWS's own files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    pub name: String,
+    pub config_file: PathBuf,
+    pub credentials_file: PathBuf,
+    /// What a program that the profile names is given.
+    pub environment: Vec<(String, String)>,
+}
+
+/// Credentials that a store gives for a token of an identity provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebIdentity {
+    pub token: TokenSource,
+    /// URL of who gives credentials.
+    pub sts_endpoint: String,
+    /// `None`: the token names its policies.
+    pub role_arn: Option<String>,
+    pub role_session_name: String,
+    /// How long they are asked for.
+    pub duration: Duration,
+    /// PEM, besides the system's roots.
+    pub ca_file: Option<PathBuf>,
+    pub allow_http: bool,
+}
+
+/// Where a token comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenSource {
+    /// Somebody else renews it.
+    File(PathBuf),
+    Provider(TokenProvider),
+}
+
+/// The client-credentials grant of RFC 6749 section 4.4.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenProvider {
+    pub url: String,
+    pub client_id: String,
+    pub client_secret: Option<Secret>,
+    /// A service account and its password.
+    pub account: Option<(String, Secret)>,
+    pub scope: String,
+    pub choice: TokenChoice,
+}
+
+/// Which token of the answer is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TokenChoice {
+    /// The ID token, or the access token where there is none.
+    #[default]
+    Auto,
+    Id,
+    Access,
 }
 
 /// Where the bucket's name goes in a request.

@@ -78,7 +78,8 @@ impl fmt::Debug for Machine {
     }
 }
 
-fn since_boot() -> Duration {
+/// Runs while the machine is suspended, and never jumps.
+pub(super) fn since_boot() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
     let (seconds, nanoseconds) = (u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0));
     Duration::new(seconds, nanoseconds)

@@ -1,11 +1,14 @@
 //! A target in an S3 bucket.
 
+use std::sync::Arc;
+
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use url::Url;
 
 use super::bucket::Bucket;
 use super::client::{self, Connector};
 use super::error::StorageError;
+use super::identity::{Giver, Identity, Web};
 use super::options::{Addressing, Checksum, S3Options};
 use super::retry;
 use super::sse::{self, CustomerKey, Sse};
@@ -55,6 +58,12 @@ pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Re
     }
     if let Some(token) = reveal(&options.session_token)? {
         builder = builder.with_token(token.expose());
+    }
+    if let Some(web) = &options.web_identity {
+        let web = Web::new(web.as_ref().clone()).map_err(|e| setup(Arc::new(e).into()))?;
+        builder = builder.with_credentials(Arc::new(Identity::new(Giver::Web(Box::new(web)))));
+    } else if let Some(profile) = &options.profile {
+        builder = builder.with_credentials(Arc::new(Identity::new(Giver::Profile(profile.clone()))));
     }
     let algorithm = match options.checksum {
         Checksum::None => None,

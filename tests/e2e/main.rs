@@ -12,6 +12,8 @@ mod damage;
 mod directory;
 mod drill;
 mod encryption;
+mod identity;
+mod identity_profile;
 mod legacy;
 mod partial;
 mod postgres_restore;

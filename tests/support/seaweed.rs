@@ -11,6 +11,7 @@ use object_store::client::{HttpConnector, HttpRequest, HttpRequestBody, ReqwestC
 use object_store::signer::Method;
 use rustix::process::Signal;
 
+use super::issuer::Issuer;
 use super::ports::Port;
 use super::process::{Process, bound_to_test};
 use super::scratch::Scratch;
@@ -35,23 +36,36 @@ pub struct Seaweed {
 
 impl Seaweed {
     pub const BUCKET: &str = "backups";
+    pub const ROLE: &str = "arn:aws:iam::role/Backup";
+    pub const POLICY: &str = "everything";
 
     pub fn start() -> Self {
-        Self::launch(None, &[])
+        Self::launch(None, &[], None)
     }
 
     /// With more identities: of each a name, which is its access key too (the secret key is the server's), and its policy, in the language of
     /// IAM, which the server enforces.
     pub fn start_with(identities: &[(&str, serde_json::Value)]) -> Self {
-        Self::launch(None, identities)
+        Self::launch(None, identities, None)
     }
 
     /// S3 over https, with a certificate of `authority`.
     pub fn start_tls(authority: &Authority) -> Self {
-        Self::launch(Some(authority), &[])
+        Self::launch(Some(authority), &[], None)
     }
 
-    fn launch(authority: Option<&Authority>, others: &[(&str, serde_json::Value)]) -> Self {
+    /// Which gives credentials for the tokens of `issuer`: with [`Self::ROLE`], or without a role by the policies that the claim `policy` names, as
+    /// MinIO does. Its policy [`Self::POLICY`] allows everything.
+    pub fn start_trusting(issuer: &Issuer, authority: Option<&Authority>) -> Self {
+        Self::launch(authority, &[], Some((issuer, Duration::from_secs(43_200))))
+    }
+
+    /// Likewise, for so long at most.
+    pub fn start_trusting_for(issuer: &Issuer, session: Duration) -> Self {
+        Self::launch(None, &[], Some((issuer, session)))
+    }
+
+    fn launch(authority: Option<&Authority>, others: &[(&str, serde_json::Value)], issuer: Option<(&Issuer, Duration)>) -> Self {
         let scratch = Scratch::new();
         let (access_key, secret_key) = ("AKTESTSEAWEED".to_owned(), "s3+secret/canary=4711".to_owned());
         let mut identities = vec![serde_json::json!({
@@ -83,6 +97,10 @@ impl Seaweed {
         command.args(["-s3.autoCreateBucket=false", &format!("-bucket={}", Self::BUCKET), &format!("-s3.config={}", config.display())]);
         for (option, port) in [("master", &master), ("volume", &volume), ("filer", &filer), ("admin", &spare)] {
             command.arg(format!("-{option}.port={}", port.number()));
+        }
+        if let Some((issuer, session)) = issuer {
+            let trust = scratch.write("iam.json", trust(issuer, session).to_string());
+            command.arg(format!("-s3.iam.config={}", trust.display()));
         }
         if let Some(authority) = authority {
             authority.install(scratch.path());
@@ -191,6 +209,35 @@ impl Seaweed {
     pub fn stop(&mut self) {
         self.process.stop();
     }
+}
+
+/// The configuration of its STS. <https://github.com/seaweedfs/seaweedfs/tree/master/test/s3/iam>
+fn trust(issuer: &Issuer, session: Duration) -> serde_json::Value {
+    let allow = |action: &str, more: serde_json::Value| {
+        let mut statement = serde_json::json!({"Effect": "Allow", "Action": [action]});
+        statement.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        statement
+    };
+    serde_json::json!({
+        "sts": {
+            "tokenDuration": "1h", "maxSessionLength": format!("{}s", session.as_secs()), "issuer": "seaweedfs-sts",
+            "signingKey": "dGVzdC1zaWduaW5nLWtleS0zMi1jaGFyYWN0ZXJzLWxvbmc=",
+        },
+        "providers": [{"name": "issuer", "type": "oidc", "enabled": true, "config": {
+            "issuer": issuer.url(), "clientId": Issuer::CLIENT, "jwksUri": issuer.keys_url(), "policyClaim": "policy",
+        }}],
+        "policy": {"defaultEffect": "Deny"},
+        "roles": [{
+            "roleName": "Backup", "roleArn": Seaweed::ROLE, "attachedPolicies": [Seaweed::POLICY],
+            "trustPolicy": {"Version": "2012-10-17", "Statement": [
+                allow("sts:AssumeRoleWithWebIdentity", serde_json::json!({"Principal": {"Federated": "issuer"}})),
+            ]},
+        }],
+        "policies": [{"name": Seaweed::POLICY, "document": {"Version": "2012-10-17", "Statement": [
+            allow("s3:*", serde_json::json!({"Resource": ["*"]})),
+            allow("sts:ValidateSession", serde_json::json!({"Resource": ["*"]})),
+        ]}}],
+    })
 }
 
 fn get(port: u16, path: &str) -> Option<String> {

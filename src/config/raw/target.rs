@@ -1,7 +1,5 @@
 //! The keys of targets, and those of buckets as sources.
 
-use std::collections::BTreeMap;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -27,8 +25,8 @@ pub(in crate::config) struct RawTarget {
     pub secret_access_key: SecretText,
     /// S3: session token. Unset: `$AWS_SESSION_TOKEN`, when the keys come from the environment too.
     pub session_token: SecretText,
-    /// S3: a profile of the AWS configuration files.
-    #[schemars(extend("x-later" = "profiles are not in this version; use access_key_id and secret_access_key"))]
+    /// S3: a profile of AWS's own files, with keys or a `credential_process`, in place of keys here. Unset: `$AWS_PROFILE`, where there are no
+    /// keys, neither here nor in the environment.
     pub profile: String,
     /// S3: where the name of the bucket goes in a request. Unset: path with an endpoint, virtual without.
     #[schemars(extend("enum" = ["", "path", "virtual"]))]
@@ -57,9 +55,8 @@ pub(in crate::config) struct RawTarget {
     pub sse_kms_key_id: String,
     /// S3: the key of `sse = "customer"`: the base64 of 32 bytes. Without it nothing can be restored: it is stored nowhere.
     pub sse_customer_key: SecretText,
-    /// S3: credentials from an identity provider.
-    #[schemars(extend("x-later" = "web identity is not in this version; use access_key_id and secret_access_key"))]
-    pub web_identity: BTreeMap<String, String>,
+    /// S3: credentials for an hour or so, which the store gives for a token of an identity provider.
+    pub web_identity: RawWebIdentity,
     /// Azure: name of the storage account. Unset: `$AZURE_STORAGE_ACCOUNT_NAME`, else `$AZURE_STORAGE_ACCOUNT`.
     pub account: String,
     /// Azure: one of the account's keys. With no credential set, those of the environment are used, as Azure's own programs do
@@ -108,7 +105,7 @@ impl Default for RawTarget {
             sse: String::new(),
             sse_kms_key_id: String::new(),
             sse_customer_key: SecretText::default(),
-            web_identity: BTreeMap::new(),
+            web_identity: RawWebIdentity::default(),
             account: String::new(),
             account_key: SecretText::default(),
             sas_token: SecretText::default(),
@@ -122,6 +119,42 @@ impl Default for RawTarget {
             insecure_skip_verify: false,
         }
     }
+}
+
+/// `web_identity` of `[targets.NAME]` or `[bucket.NAME]`
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "Credentials by an identity provider", rename = "WebIdentity")]
+pub(in crate::config) struct RawWebIdentity {
+    /// Token endpoint of the identity provider, which is asked for a token (OAuth 2.0, client credentials). `allow_http` of the section
+    /// lets it be `http://`: what is sent there is then readable on the way.
+    pub token_url: String,
+    /// The client's name at the identity provider.
+    pub client_id: String,
+    /// The client's secret. Not needed with `username` and `password`, unless the provider wants both.
+    pub client_secret: SecretText,
+    /// A service account, where the provider wants one besides the client, as authentik may.
+    pub username: String,
+    /// Its password; in authentik, a token of the kind "app password".
+    pub password: SecretText,
+    /// Scopes of the token. Unset: `openid minio`, as the mapping of authentik's guide for MinIO is named.
+    pub scope: String,
+    /// Which token of the provider's answer the store is given. Unset: the ID token, or the access token where there is none.
+    #[schemars(extend("enum" = ["", "id_token", "access_token"]))]
+    pub token: String,
+    /// In place of a provider: a file with a token that somebody else renews, as Kubernetes does. Read each time that credentials are asked
+    /// for.
+    pub token_file: String,
+    /// Who gives credentials for the token. Unset: `endpoint`, where MinIO and RustFS do it, or AWS in the section's region.
+    pub sts_endpoint: String,
+    /// The role to take. Unset: none, so that the token itself has to name policies, which MinIO and RustFS allow and AWS does not.
+    pub role_arn: String,
+    /// By which name the store's log knows these credentials: 2 to 64 characters. Unset: `backstay`.
+    pub role_session_name: String,
+    /// How long credentials are asked for, from `15m` on; the store may give less. Unset: `1h`.
+    pub duration: String,
+    /// PEM file of certificate authorities to trust besides the system's, for the provider and for `sts_endpoint`. Unset: that of the section.
+    pub ca_file: String,
 }
 
 /// `[bucket.NAME]`
@@ -148,6 +181,11 @@ pub(in crate::config) struct RawBucket {
     pub allow_http: bool,
     /// PEM file of certificate authorities to trust besides the system's.
     pub ca_file: String,
+    /// A profile of AWS's own files, with keys or a `credential_process`, in place of keys here. Unset: `$AWS_PROFILE`, where there are no
+    /// keys, neither here nor in the environment.
+    pub profile: String,
+    /// Credentials for an hour or so, which the store gives for a token of an identity provider.
+    pub web_identity: RawWebIdentity,
     /// What a backup notes for a restore to be compared with: hashes of all keys, contents and headers, only how many objects and bytes
     /// there are, or nothing. With hashes, a restore reads the new objects once.
     #[schemars(extend("enum" = ["full", "counts", "off"]))]
@@ -159,8 +197,20 @@ pub(in crate::config) struct RawBucket {
 
 impl Default for RawBucket {
     fn default() -> Self {
-        let RawTarget { url, endpoint, region, access_key_id, secret_access_key, session_token, addressing, allow_http, ca_file, .. } =
-            RawTarget::default();
+        let RawTarget {
+            url,
+            endpoint,
+            region,
+            access_key_id,
+            secret_access_key,
+            session_token,
+            addressing,
+            allow_http,
+            ca_file,
+            profile,
+            web_identity,
+            ..
+        } = RawTarget::default();
         Self {
             url,
             endpoint,
@@ -171,6 +221,8 @@ impl Default for RawBucket {
             addressing,
             allow_http,
             ca_file,
+            profile,
+            web_identity,
             fingerprint: "full".into(),
             insecure_skip_verify: false,
         }
@@ -190,6 +242,8 @@ impl RawBucket {
             addressing: self.addressing.clone(),
             allow_http: self.allow_http,
             ca_file: self.ca_file.clone(),
+            profile: self.profile.clone(),
+            web_identity: self.web_identity.clone(),
             insecure_skip_verify: self.insecure_skip_verify,
             ..RawTarget::default()
         }

@@ -6,7 +6,10 @@ use super::super::raw::RawTarget;
 use super::super::validate::{Check, filled};
 use super::{endpoint, part_size};
 use crate::secret::Secret;
-use crate::storage::{Addressing, Checksum, S3Options, Sse};
+use crate::storage::{Addressing, Checksum, Profile, S3Options, Sse};
+
+mod profile;
+mod web_identity;
 
 /// Smallest and largest upload part of S3.
 const PART: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=5 * 1024 * 1024 * 1024;
@@ -18,8 +21,14 @@ pub(in crate::config) fn s3(section: &str, name: &str, raw: &RawTarget, check: &
     };
     endpoint(section, name, raw, "`access_key_id` and `secret_access_key`", check);
     let (mut id, mut key, mut token) = (raw.access_key_id.0.clone(), raw.secret_access_key.0.clone(), raw.session_token.0.clone());
-    // a token belongs to its keys: never one of the environment to keys of the file
-    if id.is_none() && key.is_none() {
+    let profile = profile::profile(section, name, raw, check);
+    let region = region(raw, profile.as_ref(), check);
+    let web_identity = web_identity::web_identity(section, name, raw, &region, check);
+    if web_identity.is_some() || profile.is_some() {
+        // those of authentik's environment; others are a fault
+        (id, key, token) = (None, None, None);
+    } else if id.is_none() && key.is_none() {
+        // a token belongs to its keys: never one of the environment to keys of the file
         id = from_env("AWS_ACCESS_KEY_ID", check);
         key = from_env("AWS_SECRET_ACCESS_KEY", check);
         token = token.or_else(|| from_env("AWS_SESSION_TOKEN", check));
@@ -29,14 +38,14 @@ pub(in crate::config) fn s3(section: &str, name: &str, raw: &RawTarget, check: &
         (None, Some(_)) => missing_half(section, name, "access_key_id", "secret_access_key", check),
         _ => {}
     }
-    let variable = |name: &str| check.options.env.get(name).filter(|v| !v.is_empty()).cloned();
-    let region = filled(&raw.region).or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"));
     S3Options {
         endpoint: filled(raw.endpoint.trim_end_matches('/')),
-        region: Some(region.unwrap_or_else(|| "us-east-1".into())),
+        region: Some(region),
         access_key_id: id,
         secret_access_key: key,
         session_token: token,
+        web_identity: web_identity.map(Box::new),
+        profile,
         addressing: match raw.addressing.as_str() {
             "path" => Addressing::Path,
             "virtual" => Addressing::Virtual,
@@ -81,6 +90,12 @@ fn sse(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Sse {
         }
         _ => Sse::None,
     }
+}
+
+fn region(raw: &RawTarget, profile: Option<&Profile>, check: &Check<'_>) -> String {
+    let variable = |name: &str| check.options.env.get(name).filter(|v| !v.is_empty()).cloned();
+    let region = filled(&raw.region).or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"));
+    region.or_else(|| profile?.region()).unwrap_or_else(|| "us-east-1".into())
 }
 
 fn missing_half(section: &str, name: &str, missing: &str, given: &str, check: &mut Check<'_>) {

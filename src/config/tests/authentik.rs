@@ -334,6 +334,7 @@ fn a_bucket_that_cannot_be_read_is_a_fault() {
     assert!(fault(&[s3]).contains("AUTHENTIK_STORAGE__S3__BUCKET_NAME is set"));
     let name = ("AUTHENTIK_STORAGE__S3__BUCKET_NAME", "b");
     assert!(fault(&[s3, name, ("AUTHENTIK_STORAGE__S3__SIGNATURE_VERSION", "s3")]).contains("version 4"));
-    assert!(fault(&[s3, name, ("AUTHENTIK_STORAGE__S3__SESSION_PROFILE", "p")]).contains("profiles"));
+    // a profile, and nobody's home to find it in
+    assert!(fault(&[s3, name, ("AUTHENTIK_STORAGE__S3__SESSION_PROFILE", "p")]).contains("where is the profile `p`?"));
     Scene::new("", &[s3, name, ("AUTHENTIK_STORAGE__S3__SIGNATURE_VERSION", "s3v4")]).loaded();
 }

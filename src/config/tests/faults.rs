@@ -336,17 +336,124 @@ fn what_this_version_would_ignore_is_refused_and_harmless_without_a_value() {
         "[notify]\nurls = [\"https://x\"]\n",
         "2:8: notify.urls: notifications are not in this version; remove the key, so that nobody waits for a message",
     );
-    check(
-        "[targets.a]\nurl = \"s3://b\"\nprofile = \"p\"\n",
-        "3:11: targets.a.profile: profiles are not in this version; use access_key_id and secret_access_key",
-    );
-    check(
-        "[targets.a]\nurl = \"s3://b\"\n[targets.a.web_identity]\nrole = \"r\"\n",
-        "3:1: targets.a.web_identity: web identity is not in this version; use access_key_id and secret_access_key",
-    );
     let empty = "[encryption]\nrecipients = []\nidentity_file = \"\"\n[notify]\nurls = [\"\"]\nlevel = \"warn\"\n[jobs.default]\ndrill = \"\"\n\
                  [postgres.a]\njobs = 1\n[targets.a]\nurl = \"file:///x\"\nprofile = \"\"\nweb_identity = {}\n";
     settings(empty, &[("BACKSTAY__NOTIFY__URLS", "")]);
+}
+
+#[test]
+fn the_keys_of_a_table_are_as_strict_as_all_others() {
+    let at = "[targets.a]\nurl = \"s3://b\"\nendpoint = \"https://s3\"\n[targets.a.web_identity]\n";
+    let check = |keys: &str, fault: &str| check(&format!("{at}{keys}"), fault);
+    let sound = "token_url = \"https://a/t/\"\nclient_id = \"c\"\nclient_secret = \"s\"\n";
+    let of = |more: &str| format!("{sound}{more}");
+    settings(&format!("{at}{sound}"), &[]);
+    check(&of("colour = \"r\"\n"), "8:1: targets.a.web_identity.colour: unknown key");
+    check(&of("role_am = \"r\"\n"), "8:1: targets.a.web_identity.role_am: unknown key (did you mean `role_arn`?)");
+    check(&of("duration = 900\n"), "8:12: targets.a.web_identity.duration: expected a string, found a whole number: write it in quotes");
+    check(
+        &of("duration = \"10m\"\n"),
+        "8:12: targets.a.web_identity.duration: `10m` is out of range: stores give credentials for 15 minutes to a year",
+    );
+    check(&of("duration = \"long\"\n"), "8:12: targets.a.web_identity.duration: `long` is not a duration, such as `15m` or `1h`");
+    check(&of("token = \"refresh\"\n"), "8:9: targets.a.web_identity.token: `refresh` is not one of `id_token`, `access_token`");
+    check(
+        &of("role_session_name = \"b\"\n"),
+        "8:21: targets.a.web_identity.role_session_name: `b` is not a name of 2 to 64 letters, digits and characters of `_=,.@-+`",
+    );
+    let open = "is not encrypted: use `https://`, or set `allow_http = true` for a network that you trust";
+    check(&of("sts_endpoint = \"http://x\"\n"), &format!("8:16: targets.a.web_identity.sts_endpoint: `http://x` {open}"));
+    check(
+        "token_url = \"https://u:canary@a/t/\"\nclient_id = \"c\"\nclient_secret = \"s\"\n",
+        "5:13: targets.a.web_identity.token_url: must not hold credentials: use `client_secret` or `password`",
+    );
+    // told at what there is of the table
+    check("scope = \"s\"\n", "5:9: targets.a.web_identity.token_url: is missing: who issues tokens? (or set `token_file`)");
+    check(
+        "token_url = \"https://a/t/\"\nclient_secret = \"s\"\n",
+        "5:13: targets.a.web_identity.client_id: is missing: as which client is the token asked for?",
+    );
+    let alone = "token_url = \"https://a/t/\"\nclient_id = \"c\"\n";
+    check(&format!("{alone}username = \"u\"\n"), "5:13: targets.a.web_identity.password: is missing: `username` is set");
+    check(&format!("{alone}password = \"p\"\n"), "5:13: targets.a.web_identity.username: is missing: `password` is set");
+    check(alone, "5:13: targets.a.web_identity.client_secret: is missing: or set `username` and `password`");
+    check(
+        "token_url = \"https://a/t/\"\ntoken_file = \"/t\"\n",
+        "5:13: targets.a.web_identity.token_url: cannot be used together with `token_file`: a token comes from a file or from a provider",
+    );
+    let both = "cannot be used together with `web_identity`: credentials come from either";
+    let keys = "[bucket.a]\nurl = \"s3://b\"\naccess_key_id = \"i\"\nsecret_access_key = \"k\"\nweb_identity = { token_file = \"/t\", role_arn = \"r\" }\n";
+    let faults = Scene::new(keys, &[]).faults();
+    assert!(faults.contains(&format!("3:17: bucket.a.access_key_id: {both}")), "{faults}");
+    assert!(faults.contains(&format!("4:21: bucket.a.secret_access_key: {both}")), "{faults}");
+    self::check(
+        "[targets.a]\nurl = \"s3://b\"\nweb_identity = { token_file = \"/t\" }\n",
+        "3:31: targets.a.web_identity.role_arn: is missing: AWS gives credentials for a role only",
+    );
+    self::check("[targets.a]\nurl = \"s3://b\"\nweb_identity = \"x\"\n", "3:16: targets.a.web_identity: expected a table, found a string");
+    self::check(
+        "[targets.a]\nurl = \"file:///b\"\nweb_identity = { token_file = \"/t\" }\n",
+        "3:31: targets.a.web_identity.token_file: is a key of S3, but the `url` is that of a directory",
+    );
+}
+
+#[test]
+fn a_profile_stands_alone_and_is_somewhere() {
+    let target = "[targets.a]\nurl = \"s3://b\"\n";
+    let check = |keys: &str, fault: &str| check_faults(&format!("{target}{keys}"), &[("HOME", "/home/x")], &[&format!("{AT}:{fault}")]);
+    let both = "cannot be used together with `profile`: credentials come from either";
+    check("profile = \"p\"\nsession_token = \"t\"\n", &format!("4:17: targets.a.session_token: {both}"));
+    check(
+        "profile = \"p\"\n[targets.a.web_identity]\ntoken_file = \"/t\"\nrole_arn = \"r\"\n",
+        &format!("5:14: targets.a.web_identity: {both}"),
+    );
+    let nowhere = "where is the profile `p`? HOME is not set, nor both AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE";
+    self::check(&format!("{target}profile = \"p\"\n"), &format!("3:11: targets.a.profile: {nowhere}"));
+    check_faults(
+        "[targets.a]\nurl = \"file:///x\"\nprofile = \"p\"\n",
+        &[],
+        &[&format!("{AT}:3:11: targets.a.profile: is a key of S3, but the `url` is that of a directory")],
+    );
+}
+
+#[test]
+fn the_profile_of_the_environment_is_for_those_without_keys() {
+    let of = |keys: &str, env: &[(&str, &str)]| {
+        let env = [&[("HOME", "/home/x"), ("AWS_PROFILE", "everyday")], env].concat();
+        let settings = settings(&format!("[targets.a]\nurl = \"s3://b\"\n{keys}"), &env);
+        settings.targets[0].s3().expect("a bucket").profile.clone().map(|p| (p.name, p.config_file, p.credentials_file))
+    };
+    let at = |name: &str, config: &str| Some((name.to_owned(), config.into(), "/home/x/.aws/credentials".into()));
+    assert_eq!(of("", &[]), at("everyday", "/home/x/.aws/config"));
+    assert_eq!(of("profile = \"night\"\n", &[("AWS_CONFIG_FILE", "/etc/aws")]), at("night", "/etc/aws"));
+    assert_eq!(of("access_key_id = \"i\"\nsecret_access_key = \"k\"\n", &[]), None);
+    assert_eq!(of("", &[("AWS_ACCESS_KEY_ID", "i"), ("AWS_SECRET_ACCESS_KEY", "k")]), None);
+    assert_eq!(of("web_identity = { token_file = \"/t\", role_arn = \"r\" }\n", &[]), None);
+    // explicit, so that keys of the environment do not win over it
+    assert_eq!(of("profile = \"night\"\n", &[("AWS_ACCESS_KEY_ID", "i")]), at("night", "/home/x/.aws/config"));
+}
+
+#[test]
+fn a_table_can_be_set_by_the_environment() {
+    let config = "[targets.off-site]\nurl = \"s3://b\"\nendpoint = \"https://s3\"\n";
+    let env = [
+        ("BACKSTAY__TARGETS__OFF_SITE__WEB_IDENTITY__TOKEN_URL", "https://a/t/"),
+        ("BACKSTAY__TARGETS__OFF_SITE__WEB_IDENTITY__CLIENT_ID", "c"),
+        ("BACKSTAY__TARGETS__OFF_SITE__WEB_IDENTITY__CLIENT_SECRET_FILE", "/run/secrets/client"),
+        // never those of the environment besides
+        ("AWS_ACCESS_KEY_ID", "i"),
+        ("AWS_SECRET_ACCESS_KEY", "k"),
+    ];
+    let settings = settings(config, &env);
+    let s3 = settings.targets[0].s3().expect("a bucket");
+    assert!(s3.access_key_id.is_none() && s3.secret_access_key.is_none());
+    let web = s3.web_identity.as_ref().expect("a web identity");
+    assert_eq!(web.sts_endpoint, "https://s3");
+    let crate::storage::TokenSource::Provider(provider) = &web.token else { panic!("{web:?}") };
+    assert_eq!((provider.url.as_str(), provider.client_id.as_str(), provider.scope.as_str()), ("https://a/t/", "c", "openid minio"));
+    assert_eq!(provider.client_secret.as_ref().expect("a secret").to_string(), "*** (file /run/secrets/client)");
+    let variable = "BACKSTAY__TARGETS__OFF_SITE__WEB_IDENTITY__CLIENT_IDD";
+    check_env(variable, "c", &format!("{variable}: unknown key (did you mean `BACKSTAY__TARGETS__OFF_SITE__WEB_IDENTITY__CLIENT_ID`?)"));
 }
 
 #[test]
