@@ -10,6 +10,7 @@ use super::validate::{Check, filled};
 use crate::storage::{KINDS, Limiter, Location, TargetOptions};
 
 mod azure;
+mod gcs;
 mod kinds;
 mod s3;
 mod webdav;
@@ -23,6 +24,7 @@ pub(super) fn options(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Opt
         Some(Location::File(_)) => {}
         Some(Location::S3 { options, .. }) => **options = s3("targets", name, raw, check),
         Some(Location::Azure { options, .. }) => **options = azure::azure(name, raw, check),
+        Some(Location::Gcs { options, .. }) => **options = gcs::gcs(name, raw, check),
         Some(Location::WebDav { options, .. }) => **options = webdav::webdav(name, raw, check),
         // the keys of a target whose url is wrong are still looked at, as far as they may be of S3
         None => drop(s3("targets", name, raw, check)),
@@ -59,6 +61,7 @@ fn location(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) -
     if scheme != "file" && (authority.contains('@') || rest.contains('@') && authority.contains(':')) {
         let instead = match scheme {
             "az" => "`account_key` or `sas_token`",
+            "gs" => "`service_account`",
             "http" | "https" => "`user` and `password`",
             _ => "`access_key_id` and `secret_access_key`",
         };
@@ -67,14 +70,14 @@ fn location(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) -
     }
     match scheme {
         "file" | "s3" => {}
-        "az" | "http" | "https" if section == "targets" => {}
+        "az" | "gs" | "http" | "https" if section == "targets" => {}
         "az" | "gs" | "http" | "https" | "sftp" => {
             let what = if section == "targets" { "targets are not in this version" } else { "is no place for it" };
             check.fault(&path, format!("`{scheme}://` {what}: use {kinds}"));
             return None;
         }
         _ => {
-            let hint = super::keys::hint(scheme, ["file", "s3", "az", "https"]);
+            let hint = super::keys::hint(scheme, ["file", "s3", "az", "gs", "https"]);
             check.fault(&path, format!("there is no kind of target `{scheme}://`{hint}: expected {kinds}"));
             return None;
         }
@@ -85,7 +88,7 @@ fn location(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) -
     }
     match Location::parse(url) {
         Ok(Location::File(directory)) => Some(Location::File(check.absolute(directory))),
-        Ok(Location::S3 { bucket, .. }) if !is_bucket(&bucket) => {
+        Ok(Location::S3 { bucket, .. } | Location::Gcs { bucket, .. }) if !is_bucket(&bucket) => {
             check.fault(&path, "is not a bucket: its name may hold letters, digits, `.`, `-` and `_`");
             None
         }

@@ -63,7 +63,7 @@ pub enum StorageError {
 }
 
 /// Stores that are reached over a network, as object_store names them.
-const REMOTE: [&str; 4] = ["S3", "MicrosoftAzure", "HTTP", "WebDAV"];
+const REMOTE: [&str; 5] = ["S3", "MicrosoftAzure", "GCS", "HTTP", "WebDAV"];
 
 /// What the store answered, in a line: the code and message of S3's XML, or the innermost cause.
 #[derive(Debug)]
@@ -227,6 +227,12 @@ pub(super) fn advice_for(cause: &(dyn std::error::Error + 'static), section: &st
         ("EntityTooLarge", "The store limits the size of an object: raise its limit (`FILE_SIZE_LIMIT` of Supabase)."),
         // Supabase's own words for the same
         ("exceeded the maximum allowed size", "Raise the store's limit for the size of an object (`FILE_SIZE_LIMIT` of Supabase)."),
+        // those of Google: https://docs.cloud.google.com/storage/docs/xml-api/reference-status
+        ("AuthenticationRequired", "Check `service_account` of {section}."),
+        ("UserProjectAccountProblem", "Check the billing of the bucket's project."),
+        ("UserProjectMissing", "The bucket wants its readers to pay, which cannot be asked for: switch that off."),
+        ("ObjectUnderActiveHold", "A hold keeps it: release that."),
+        ("retention policy", "The bucket's retention policy keeps it for a time; raise the `keep_…` of the job to that."),
         // of WebDAV, which has statuses only
         ("no such folder on the server", "Create the folder, or correct the `url` of {section}."),
         ("status code: 401", "Check `user` and `password`, or the `token`, of {section}, and what that user may do."),

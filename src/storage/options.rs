@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::azure::AzureOptions;
+use super::gcs::GcsOptions;
 use super::limit::Limiter;
 use super::sse::Sse;
 use super::webdav::WebDavOptions;
@@ -12,7 +13,7 @@ use crate::name::TargetName;
 use crate::secret::Secret;
 
 /// What the `url` of a target may be, for messages.
-pub const KINDS: &str = "`file:///path`, `s3://bucket/prefix`, `az://container/prefix` or `https://host/folder`";
+pub const KINDS: &str = "`file:///path`, `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix` or `https://host/folder`";
 
 /// How to reach a target. Which kind it is, the URL says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub enum Location {
     S3 { bucket: String, prefix: String, options: Box<S3Options> },
     /// `az://container/prefix`.
     Azure { container: String, prefix: String, options: Box<AzureOptions> },
+    /// `gs://bucket/prefix`.
+    Gcs { bucket: String, prefix: String, options: Box<GcsOptions> },
     /// A folder on a WebDAV server, `https://host/folder`, without a slash at its end.
     WebDav { url: String, options: Box<WebDavOptions> },
 }
@@ -157,6 +160,7 @@ impl fmt::Display for Location {
             Self::File(path) => write!(f, "file://{}", path.display()),
             Self::S3 { bucket, prefix, .. } => write!(f, "s3://{bucket}{}", of(prefix)),
             Self::Azure { container, prefix, .. } => write!(f, "az://{container}{}", of(prefix)),
+            Self::Gcs { bucket, prefix, .. } => write!(f, "gs://{bucket}{}", of(prefix)),
             Self::WebDav { url, .. } => f.write_str(url),
         }
     }
@@ -172,6 +176,9 @@ impl Location {
             }
             (Self::Azure { container, prefix, options }, Self::Azure { container: c, prefix: p, options: o }) => {
                 (container, prefix, &options.account, &options.endpoint) == (c, p, &o.account, &o.endpoint)
+            }
+            (Self::Gcs { bucket, prefix, options }, Self::Gcs { bucket: b, prefix: p, options: o }) => {
+                (bucket, prefix, &options.endpoint) == (b, p, &o.endpoint)
             }
             (Self::WebDav { url, .. }, Self::WebDav { url: other, .. }) => url == other,
             _ => false,
@@ -195,7 +202,7 @@ impl Location {
             return webdav(url);
         }
         let what = match scheme {
-            "s3" => "a bucket",
+            "s3" | "gs" => "a bucket",
             "az" => "a container",
             _ => return Err(format!("`{url}` is not a target (expected {KINDS})")),
         };
@@ -208,6 +215,7 @@ impl Location {
         let (name, prefix) = (name.to_owned(), prefix.to_owned());
         Ok(match scheme {
             "az" => Self::Azure { container: name, prefix, options: Box::default() },
+            "gs" => Self::Gcs { bucket: name, prefix, options: Box::default() },
             _ => Self::S3 { bucket: name, prefix, options: Box::default() },
         })
     }

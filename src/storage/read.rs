@@ -215,10 +215,34 @@ impl Object {
     }
 }
 
+/// Apache calls the tag of a file weak for a second after it was written, and not from then on: they are compared as weak ones (RFC 9110
+/// section 8.8.3.2).
 fn same_version(first: &ObjectMeta, now: &ObjectMeta) -> bool {
+    let opaque = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_owned();
     let same_tag = match (&first.e_tag, &now.e_tag) {
-        (Some(first), Some(now)) => first == now,
+        (Some(first), Some(now)) => opaque(first) == opaque(now),
         _ => first.last_modified == now.last_modified,
     };
     same_tag && first.size == now.size
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_that_is_no_longer_weak_is_the_same_and_another_is_not() {
+        let meta = |tag: Option<&str>, size, second| ObjectMeta {
+            location: Path::from("key"),
+            last_modified: chrono::DateTime::from_timestamp(second, 0).expect("a time"),
+            size,
+            e_tag: tag.map(ToOwned::to_owned),
+            version: None,
+        };
+        let first = meta(Some("W/\"a-1\""), 7, 1);
+        assert!(same_version(&first, &meta(Some("\"a-1\""), 7, 1)));
+        assert!(!same_version(&first, &meta(Some("\"a-2\""), 7, 1)));
+        assert!(!same_version(&first, &meta(Some("\"a-1\""), 8, 1)));
+        assert!(same_version(&meta(None, 7, 1), &meta(None, 7, 1)) && !same_version(&meta(None, 7, 1), &meta(None, 7, 2)));
+    }
 }

@@ -18,7 +18,7 @@ use super::options::{Location, TargetOptions};
 use super::patient::{Patience, is_silent};
 use super::read::{self, Stored};
 use super::webdav::{self, WebDav};
-use super::{azure, file, s3};
+use super::{azure, file, gcs, s3};
 use crate::name::{ArtifactPath, BackupName, TargetName};
 
 /// How long a download may stand still, unless a job says.
@@ -98,6 +98,7 @@ impl Target {
             Location::Azure { container, prefix, options: azure } => {
                 Self::over(options, Arc::new(azure::open(&options.name, container, azure)?), prefix)
             }
+            Location::Gcs { bucket, prefix, options: gcs } => Self::over(options, Arc::new(gcs::open(&options.name, bucket, gcs)?), prefix),
             Location::WebDav { url, options: webdav } => {
                 let folder = webdav::open(&options.name, url, webdav)?;
                 let target = Self::over(options, Arc::new(folder.clone()), "");
@@ -113,6 +114,7 @@ impl Target {
             Location::File(_) | Location::WebDav { .. } => (None, None, None),
             Location::S3 { options: s3, .. } => (s3.storage_class.clone(), s3.part_size, Some(s3.max_parts)),
             Location::Azure { options: azure, .. } => (azure.storage_class.clone(), azure.part_size, Some(azure::MAX_BLOCKS)),
+            Location::Gcs { options: gcs, .. } => (gcs.storage_class.clone(), gcs.part_size, Some(gcs::MAX_PARTS)),
         };
         Self {
             name: options.name.clone(),

@@ -40,32 +40,42 @@ impl Seaweed {
     pub const POLICY: &str = "everything";
 
     pub fn start() -> Self {
-        Self::launch(None, &[], None)
+        Self::launch(None, &[], None, false)
+    }
+
+    /// Likewise, and whoever gives no credentials may do everything too.
+    pub fn start_open() -> Self {
+        Self::launch(None, &[], None, true)
     }
 
     /// With more identities: of each a name, which is its access key too (the secret key is the server's), and its policy, in the language of
     /// IAM, which the server enforces.
     pub fn start_with(identities: &[(&str, serde_json::Value)]) -> Self {
-        Self::launch(None, identities, None)
+        Self::launch(None, identities, None, false)
     }
 
     /// S3 over https, with a certificate of `authority`.
     pub fn start_tls(authority: &Authority) -> Self {
-        Self::launch(Some(authority), &[], None)
+        Self::launch(Some(authority), &[], None, false)
     }
 
     /// Which gives credentials for the tokens of `issuer`: with [`Self::ROLE`], or without a role by the policies that the claim `policy` names, as
     /// MinIO does. Its policy [`Self::POLICY`] allows everything.
     pub fn start_trusting(issuer: &Issuer, authority: Option<&Authority>) -> Self {
-        Self::launch(authority, &[], Some((issuer, Duration::from_secs(43_200))))
+        Self::launch(authority, &[], Some((issuer, Duration::from_secs(43_200))), false)
     }
 
     /// Likewise, for so long at most.
     pub fn start_trusting_for(issuer: &Issuer, session: Duration) -> Self {
-        Self::launch(None, &[], Some((issuer, session)))
+        Self::launch(None, &[], Some((issuer, session)), false)
     }
 
-    fn launch(authority: Option<&Authority>, others: &[(&str, serde_json::Value)], issuer: Option<(&Issuer, Duration)>) -> Self {
+    fn launch(
+        authority: Option<&Authority>,
+        others: &[(&str, serde_json::Value)],
+        issuer: Option<(&Issuer, Duration)>,
+        open: bool,
+    ) -> Self {
         let scratch = Scratch::new();
         let (access_key, secret_key) = ("AKTESTSEAWEED".to_owned(), "s3+secret/canary=4711".to_owned());
         let mut identities = vec![serde_json::json!({
@@ -73,6 +83,9 @@ impl Seaweed {
             "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         })];
+        if open {
+            identities.push(serde_json::json!({"name": "anonymous", "actions": ["Admin", "Read", "Write", "List"]}));
+        }
         identities.extend(others.iter().map(
             |(name, _)| serde_json::json!({"name": name, "credentials": [{"accessKey": name, "secretKey": secret_key}], "policyNames": [name]}),
         ));

@@ -10,12 +10,13 @@ use super::SecretText;
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "A target", rename = "Target")]
 pub(in crate::config) struct RawTarget {
-    /// `file:///path`, `file://./relative`, `s3://bucket/prefix`, `az://container/prefix`, or `https://host/folder` for WebDAV.
+    /// `file:///path`, `file://./relative`, `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`, or `https://host/folder`
+    /// for WebDAV.
     pub url: String,
     /// Most bytes a second of artifacts that go to this target and come from it, together, such as `20MiB/s`. Unset: no limit.
     pub limit: String,
     /// S3: URL of the server, such as `https://minio.example.com:9000`. Unset: AWS. Azure: that of the account's blob service. Unset:
-    /// `https://ACCOUNT.blob.core.windows.net`.
+    /// `https://ACCOUNT.blob.core.windows.net`. Google: unset, but for a stand-in.
     pub endpoint: String,
     /// S3: region. Unset: `$AWS_REGION`, else `us-east-1`.
     pub region: String,
@@ -31,18 +32,19 @@ pub(in crate::config) struct RawTarget {
     /// S3: where the name of the bucket goes in a request. Unset: path with an endpoint, virtual without.
     #[schemars(extend("enum" = ["", "path", "virtual"]))]
     pub addressing: String,
-    /// S3, Azure, WebDAV: let the endpoint, or the `url`, be `http://`. Keys are signed, but passwords and the data are readable on the way.
+    /// S3, Azure, Google, WebDAV: let the endpoint, or the `url`, be `http://`. Keys are signed, but passwords and the data are readable on the way.
     pub allow_http: bool,
-    /// S3, Azure, WebDAV: PEM file of certificate authorities to trust besides the system's.
+    /// S3, Azure, Google, WebDAV: PEM file of certificate authorities to trust besides the system's.
     pub ca_file: String,
-    /// S3, Azure: size of an upload part, such as `16MiB` (5MiB to 5GiB). Unset: chosen from the size of the artifact. In S3, parts that do
-    /// not fit into memory are joined by the server out of pieces, which lie below `.backstay/parts` until then; in Azure they are as large
+    /// S3, Azure, Google: size of an upload part, such as `16MiB` (5MiB to 5GiB). Unset: chosen from the size of the artifact. In S3, parts that do
+    /// not fit into memory are joined by the server out of pieces, which lie below `.backstay/parts` until then; elsewhere they are as large
     /// as memory allows.
     pub part_size: String,
     /// S3: most parts that the provider takes in one upload.
     #[schemars(range(min = 1, max = 10_000))]
     pub max_parts: u32,
-    /// S3: storage class of the objects, such as `STANDARD_IA`. Azure: their access tier, `Hot`, `Cool` or `Cold`.
+    /// S3: storage class of the objects, such as `STANDARD_IA`. Azure: their access tier, `Hot`, `Cool` or `Cold`. Google: `STANDARD`, `NEARLINE`,
+    /// `COLDLINE` or `ARCHIVE`.
     pub storage_class: String,
     /// S3: checksum that each upload carries for the server to check. `crc64nvme` is for AWS and what is as new.
     #[schemars(extend("enum" = ["none", "sha256", "crc64nvme"]))]
@@ -73,6 +75,9 @@ pub(in crate::config) struct RawTarget {
     pub client_secret: SecretText,
     /// Azure: file with the token of a workload identity.
     pub federated_token_file: String,
+    /// Google: the key of a service account, in JSON: usually `file:///path/key.json`. Unset: `$GOOGLE_APPLICATION_CREDENTIALS`, else what
+    /// gcloud has stored, else the service account of the machine.
+    pub service_account: SecretText,
     /// WebDAV: name of the user.
     pub user: String,
     /// WebDAV: password of the user, better one for this application alone.
@@ -113,6 +118,7 @@ impl Default for RawTarget {
             client_id: String::new(),
             client_secret: SecretText::default(),
             federated_token_file: String::new(),
+            service_account: SecretText::default(),
             user: String::new(),
             password: SecretText::default(),
             token: SecretText::default(),

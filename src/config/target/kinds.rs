@@ -11,6 +11,7 @@ enum Kind {
     Directory,
     S3,
     Azure,
+    Google,
     WebDav,
 }
 
@@ -20,6 +21,7 @@ impl Kind {
             Location::File(_) => Self::Directory,
             Location::S3 { .. } => Self::S3,
             Location::Azure { .. } => Self::Azure,
+            Location::Gcs { .. } => Self::Google,
             Location::WebDav { .. } => Self::WebDav,
         }
     }
@@ -30,6 +32,7 @@ impl Kind {
             Self::Directory => "directories",
             Self::S3 => "S3",
             Self::Azure => "Azure",
+            Self::Google => "Google",
             Self::WebDav => "WebDAV",
         }
     }
@@ -40,6 +43,7 @@ impl Kind {
             Self::Directory => "a directory",
             Self::S3 => "a bucket in S3",
             Self::Azure => "a container in Azure",
+            Self::Google => "a bucket of Google",
             Self::WebDav => "a folder on a WebDAV server",
         }
     }
@@ -49,12 +53,12 @@ impl Kind {
 const COMMON: [&str; 2] = ["url", "limit"];
 
 /// Keys of other kinds than S3, or of several; what stands nowhere here belongs to S3.
-const OWNERS: [(&str, &[Kind]); 15] = [
-    ("endpoint", &[Kind::S3, Kind::Azure]),
-    ("allow_http", &[Kind::S3, Kind::Azure, Kind::WebDav]),
-    ("ca_file", &[Kind::S3, Kind::Azure, Kind::WebDav]),
-    ("part_size", &[Kind::S3, Kind::Azure]),
-    ("storage_class", &[Kind::S3, Kind::Azure]),
+const OWNERS: [(&str, &[Kind]); 16] = [
+    ("endpoint", &[Kind::S3, Kind::Azure, Kind::Google]),
+    ("allow_http", &[Kind::S3, Kind::Azure, Kind::Google, Kind::WebDav]),
+    ("ca_file", &[Kind::S3, Kind::Azure, Kind::Google, Kind::WebDav]),
+    ("part_size", &[Kind::S3, Kind::Azure, Kind::Google]),
+    ("storage_class", &[Kind::S3, Kind::Azure, Kind::Google]),
     ("account", &[Kind::Azure]),
     ("account_key", &[Kind::Azure]),
     ("sas_token", &[Kind::Azure]),
@@ -62,6 +66,7 @@ const OWNERS: [(&str, &[Kind]); 15] = [
     ("client_id", &[Kind::Azure]),
     ("client_secret", &[Kind::Azure]),
     ("federated_token_file", &[Kind::Azure]),
+    ("service_account", &[Kind::Google]),
     ("user", &[Kind::WebDav]),
     ("password", &[Kind::WebDav]),
     ("token", &[Kind::WebDav]),
@@ -77,7 +82,7 @@ pub(super) fn foreign_keys(name: &str, location: &Location, check: &mut Check<'_
         let is_set = check.merged.value(&path).is_some_and(|value| !matches!(&value.kind, ValueKind::String(text) if text.is_empty()));
         if is_set && !owners.contains(&kind) {
             let names: Vec<_> = owners.iter().map(|owner| owner.name()).collect();
-            check.fault(&path, format!("is a key of {}, but the `url` is that of {}", names.join(" and "), kind.place()));
+            check.fault(&path, format!("is a key of {}, but the `url` is that of {}", names.join(", "), kind.place()));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Every kind of fault: its exact text, and its place.
 
 use super::*;
-use crate::storage::KINDS;
+use crate::storage::{KINDS, Location};
 
 const AT: &str = "config/backstay.toml";
 
@@ -187,10 +187,8 @@ fn a_target_has_a_place_of_its_own() {
         "2:7: targets.a.url: is not a bucket: its name may hold letters, digits, `.`, `-` and `_`",
     );
     check("[targets.a]\nurl = \"file:///x\"\n[targets.b]\nurl = \"file:///x/\"\n", "4:7: targets.b.url: is the same place as [targets.a]");
-    for scheme in ["gs", "sftp"] {
-        let text = format!("2:7: targets.a.url: `{scheme}://` targets are not in this version: use {KINDS}");
-        check(&format!("[targets.a]\nurl = \"{scheme}://b/x\"\n"), &text);
-    }
+    let later = format!("2:7: targets.a.url: `sftp://` targets are not in this version: use {KINDS}");
+    check("[targets.a]\nurl = \"sftp://b/x\"\n", &later);
 }
 
 #[test]
@@ -229,6 +227,26 @@ fn the_keys_of_azure_fit_together() {
 }
 
 #[test]
+fn the_keys_of_google_fit_together() {
+    let gcs = |rest: &str| format!("[targets.a]\nurl = \"gs://b/p\"\n{rest}\n");
+    check(
+        &gcs("storage_class = \"GLACIER\""),
+        "3:17: targets.a.storage_class: `GLACIER` is not one of `STANDARD`, `NEARLINE`, `COLDLINE`, `ARCHIVE`",
+    );
+    check(&gcs("part_size = \"1MiB\""), "3:13: targets.a.part_size: `1MiB` is out of range: Google takes parts of 5MiB to 5GiB");
+    check(&gcs("account_key = \"k\""), "3:15: targets.a.account_key: is a key of Azure, but the `url` is that of a bucket of Google");
+    check("[targets.a]\nurl = \"gs://key@b\"\n", "2:7: targets.a.url: must not hold credentials: use `service_account`");
+    let of = |keys: &str, env: &[(&str, &str)]| match settings(&gcs(keys), env).targets.remove(0).location {
+        Location::Gcs { options, .. } => format!("{:?}", options.credentials),
+        other => panic!("{other}"),
+    };
+    let file = ("GOOGLE_APPLICATION_CREDENTIALS", "/adc.json");
+    assert_eq!(of("service_account = \"file:///key.json\"", &[file]), "Account(*** (file /key.json))");
+    assert_eq!(of("", &[file]), "File(\"/adc.json\")");
+    assert_eq!(of("", &[]), "Ambient");
+}
+
+#[test]
 fn the_keys_of_webdav_fit_together() {
     let dav = |url: &str, rest: &str| format!("[targets.a]\nurl = \"{url}\"\n{rest}\n");
     let https = |rest: &str| dav("https://host/folder", rest);
@@ -247,7 +265,7 @@ fn the_keys_of_webdav_fit_together() {
     check(&https("user = \"u:v\"\npassword = \"p\""), "3:8: targets.a.user: must not hold a `:` (RFC 7617)");
     check(
         &https("part_size = \"8MiB\""),
-        "3:13: targets.a.part_size: is a key of S3 and Azure, but the `url` is that of a folder on a WebDAV server",
+        "3:13: targets.a.part_size: is a key of S3, Azure, Google, but the `url` is that of a folder on a WebDAV server",
     );
     check(&dav("https://u:p@host/folder", ""), "2:7: targets.a.url: must not hold credentials: use `user` and `password`");
     let folder = |url: &str| format!("2:7: targets.a.url: `{url}` is not a folder of a WebDAV server (expected `https://host/folder`)");
@@ -283,7 +301,7 @@ fn the_keys_of_s3_fit_together() {
     check(&s3("checksum = \"md5\""), "3:12: targets.a.checksum: `md5` is not one of `none`, `sha256`, `crc64nvme`");
     check(
         "[targets.a]\nurl = \"file:///x\"\nendpoint = \"https://minio\"\n",
-        "3:12: targets.a.endpoint: is a key of S3 and Azure, but the `url` is that of a directory",
+        "3:12: targets.a.endpoint: is a key of S3, Azure, Google, but the `url` is that of a directory",
     );
 }
 

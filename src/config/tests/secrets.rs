@@ -150,7 +150,8 @@ fn no_secret_is_in_debug_or_in_show() {
          [targets.t]\nurl = \"s3://b\"\naccess_key_id = \"{CANARY}\"\nsecret_access_key = \"file:///x?{CANARY}\"\nsession_token = \"{CANARY}\"\n\
          [targets.k]\nurl = \"az://b\"\naccount = \"a\"\naccount_key = \"{CANARY}\"\n[targets.z]\nurl = \"az://z\"\naccount = \"a\"\nsas_token = \"{CANARY}\"\n\
          [targets.y]\nurl = \"az://y\"\naccount = \"a\"\ntenant_id = \"t\"\nclient_id = \"c\"\nclient_secret = \"{CANARY}\"\n\
-         [targets.d]\nurl = \"https://h/d\"\nuser = \"u\"\npassword = \"{CANARY}\"\n[targets.e]\nurl = \"https://h/e\"\ntoken = \"{CANARY}\"\n"
+         [targets.d]\nurl = \"https://h/d\"\nuser = \"u\"\npassword = \"{CANARY}\"\n[targets.e]\nurl = \"https://h/e\"\ntoken = \"{CANARY}\"\n\
+         [targets.g]\nurl = \"gs://g\"\nservice_account = \"{CANARY}\"\n"
     );
     let env =
         [("BACKSTAY__POSTGRES__D__PASSWORD", CANARY), ("AUTHENTIK_POSTGRESQL__PASSWORD", CANARY), ("AUTHENTIK_REDIS__PASSWORD", CANARY)];

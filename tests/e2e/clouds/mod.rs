@@ -1,6 +1,7 @@
 //! Targets of each kind besides directories and S3: the same life of a backup in all of them, and what goes wrong in each.
 
 mod azure;
+mod google;
 mod webdav;
 
 use backstay::name::JobName;
