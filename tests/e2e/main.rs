@@ -29,6 +29,7 @@ mod servers;
 mod site;
 mod sse;
 mod store;
+mod supabase;
 mod targets;
 mod verify;
 mod worker;
