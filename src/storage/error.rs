@@ -204,7 +204,10 @@ pub(super) fn advice_for(cause: &(dyn std::error::Error + 'static), section: &st
         ("AuthorizationHeaderMalformed", "Set `region` of {section} to the region of the bucket."),
         ("PermanentRedirect", "Set `region` of {section} to the region of the bucket."),
         ("RequestTimeTooSkewed", "Set this machine's clock: it differs from the store's by more than 15 minutes."),
-        ("ExpiredToken", "Renew `session_token` of {section}."),
+        (
+            "ExpiredToken",
+            "Renew `session_token` of {section}; where credentials renew themselves, compare this machine's clock with the store's.",
+        ),
         ("InvalidToken", "Check `session_token` of {section}."),
         ("AccessDenied", "Grant ListBucket, GetObject, PutObject, DeleteObject and AbortMultipartUpload on the bucket and its prefix."),
         // those of Azure: https://learn.microsoft.com/en-us/rest/api/storageservices/blob-service-error-codes
