@@ -126,10 +126,10 @@ pub async fn mirror(settings: &Settings, copy: &CopySettings, access: Access) ->
     let from = match targets(settings, [&copy.from], Access::Read).await.pop().map(|(_, target)| target) {
         Some(Ok(target)) => Some(catalog(target)),
         Some(Err(error)) if !error.is_not_found() => return Err(error),
-        // a directory that nothing was backed up into yet
         _ => None,
     };
     let to = targets(settings, &copy.targets, access).await.into_iter();
     let to = to.map(|(name, target)| Place { catalog: target.map(catalog), writers: settings.writers(&name).cloned().collect() });
-    Ok(Mirror { from, to: to.collect(), policy: copy.policy, timeout: copy.timeout })
+    let (source, governed) = (copy.from.clone(), settings.governed(copy));
+    Ok(Mirror { source, from, governed, to: to.collect(), policy: copy.policy, timeout: copy.timeout })
 }

@@ -20,6 +20,9 @@ use crate::storage::{Lease, Shape, StorageError, Target, Upload};
 /// Bytes of a piece of an upload: with those under way, and the ranges that are read ahead, memory is flat.
 const PIECE: u64 = 8 << 20;
 
+/// The most where the store has so few parts that smaller ones do not do.
+const LARGEST_PIECE: u64 = 20 << 20;
+
 /// What the claim of a copy begins with.
 const CLAIM: &str = "# a copy of target ";
 
@@ -45,6 +48,8 @@ pub enum CopyError {
     Taken { name: BackupName, target: String },
     #[error("`{path}` of `{name}` in target `{target}` is not what was written")]
     Damaged { name: BackupName, path: ArtifactPath, target: String },
+    #[error("`{path}` of `{name}` is larger than what target `{target}` takes in its {parts} parts")]
+    TooLarge { name: BackupName, path: ArtifactPath, target: String, parts: u32 },
     #[error("cancelled")]
     Cancelled,
 }
@@ -69,6 +74,9 @@ impl CopyError {
             }
             Self::Taken { .. } => Some("A run of the job that writes there sweeps it a day after it began.".to_owned()),
             Self::Damaged { .. } => Some("`verify` says what else is; nothing of it exists in the other target.".to_owned()),
+            Self::TooLarge { .. } => {
+                Some("Divide what the component backs up, or copy to S3, which joins parts: nothing of it was sent.".to_owned())
+            }
             Self::Catalog(error) => error.advice(),
             Self::Cancelled => None,
         }
@@ -192,8 +200,12 @@ async fn send(
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<(), CopyError> {
+    let piece_size = piece_size(to, artifact.stored_bytes);
+    if let Some(parts) = to.max_parts().filter(|parts| !to.joins() && artifact.stored_bytes.div_ceil(piece_size) > u64::from(*parts)) {
+        return Err(CopyError::TooLarge { name: name.clone(), path: artifact.path.clone(), target: to.name().to_string(), parts });
+    }
     let mut stored = from.stream(name, &artifact.path, artifact.stored_bytes).await?;
-    let shape = Shape { piece: PIECE, estimate: Some(artifact.stored_bytes) };
+    let shape = Shape { piece: piece_size, estimate: Some(artifact.stored_bytes) };
     let content_type = artifact.content_type();
     let key = to.layout().artifact(name, &artifact.path);
     let upload = Upload::start(to, key, content_type, shape, to.stall(), cancel.child_token());
@@ -205,11 +217,11 @@ async fn send(
             hasher.update(&chunk);
             progress.0.fetch_add(chunk.len() as u64, std::sync::atomic::Ordering::Relaxed);
             while !chunk.is_empty() {
-                let room = usize::try_from(PIECE - length).unwrap_or(usize::MAX);
+                let room = usize::try_from(piece_size - length).unwrap_or(usize::MAX);
                 let part = chunk.split_to(room.min(chunk.len()));
                 length += part.len() as u64;
                 piece.push(part);
-                if length == PIECE && !flush(&upload, &mut piece, &mut length).await {
+                if length == piece_size && !flush(&upload, &mut piece, &mut length).await {
                     return Ok(false);
                 }
             }
@@ -235,6 +247,14 @@ async fn send(
         return Err(CopyError::Damaged { name: name.clone(), path: artifact.path.clone(), target: from.name().to_string() });
     }
     Ok(upload.finish().await?)
+}
+
+/// A store that joins pieces takes any; for another, all that it takes has to be enough, as far as memory goes.
+fn piece_size(to: &Target, bytes: u64) -> u64 {
+    match to.max_parts().filter(|_| !to.joins()) {
+        Some(most) => bytes.div_ceil(u64::from(most.max(1))).clamp(PIECE, LARGEST_PIECE),
+        None => PIECE,
+    }
 }
 
 async fn flush(upload: &Upload, piece: &mut Vec<Bytes>, length: &mut u64) -> bool {

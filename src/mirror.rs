@@ -23,8 +23,12 @@ use crate::storage::{Lease, StorageError};
 
 /// A job that copies, assembled for one run.
 pub struct Mirror {
-    /// `None`: a directory that nothing was backed up into yet.
+    pub source: TargetName,
+    /// `None`: a directory that is not there.
     pub from: Option<Catalog>,
+    /// The jobs whose backups `policy` removes in `to`; `None`: all that are copied. What is left of a job that is configured no more is copied
+    /// and stays.
+    pub governed: Option<Vec<JobName>>,
     pub to: Vec<Place>,
     pub policy: Policy,
     pub timeout: Option<Duration>,
@@ -52,7 +56,7 @@ pub struct Report {
 /// Why a run ended early. What was copied until then stays.
 #[derive(Debug, Error)]
 pub enum MirrorError {
-    /// The target that is copied from cannot be listed, or a lease is held.
+    /// The target that is copied from cannot be listed, or all that is left to do waits for a lease.
     #[error(transparent)]
     Storage(#[from] StorageError),
     #[error("cancelled")]
@@ -76,20 +80,31 @@ impl MirrorError {
 /// What all steps of a run share.
 struct Run<'a> {
     from: &'a Catalog,
+    governed: Option<Vec<JobName>>,
     policy: Policy,
     progress: &'a Progress,
     clock: &'a dyn Clock,
     cancel: CancellationToken,
     report: Report,
+    /// Who held a lease.
+    busy: Option<StorageError>,
 }
 
 /// Runs once; the report is what was done, however it ended.
 pub async fn run(mirror: Mirror, progress: &Progress, clock: &dyn Clock, cancel: &CancellationToken) -> (Report, Result<(), MirrorError>) {
-    let Mirror { from: Some(from), to, policy, timeout } = mirror else { return (Report::default(), Ok(())) };
+    let Mirror { source, from, governed, to, policy, timeout } = mirror;
+    let Some(from) = from else {
+        let failures = or_cancelled(cancel, orphans(&source, &to)).await;
+        return match failures {
+            Ok(failures) => (Report { failures, ..Report::default() }, Ok(())),
+            Err(error) => (Report::default(), Err(error)),
+        };
+    };
     let cut = cancel.child_token();
-    let mut run = Run { from: &from, policy, progress, clock, cancel: cut.clone(), report: Report::default() };
+    let (report, busy) = (Report::default(), None);
+    let mut run = Run { from: &from, governed, policy, progress, clock, cancel: cut.clone(), report, busy };
     let ended = {
-        let mut work = std::pin::pin!(run.fill_all(to));
+        let mut work = std::pin::pin!(run.fill_all(&source, to));
         tokio::select! {
             ended = &mut work => ended,
             () = limit(timeout) => {
@@ -98,13 +113,21 @@ pub async fn run(mirror: Mirror, progress: &Progress, clock: &dyn Clock, cancel:
             }
         }
     };
-    let Run { mut report, .. } = run;
+    let Run { mut report, busy, .. } = run;
     if matches!(ended, Err(MirrorError::Cancelled)) && !cancel.is_cancelled() {
         let limit = timeout.map(humantime::format_duration).map(|limit| limit.to_string()).unwrap_or_default();
         report.failures.push(format!("cut, because the run exceeded its `timeout` of {limit}; the next one goes on"));
         return (report, Ok(()));
     }
-    (report, ended)
+    match busy {
+        // what has failed besides is worth more than to come again
+        Some(busy) if ended.is_ok() && report.failures.is_empty() => (report, Err(busy.into())),
+        Some(busy) => {
+            report.failures.push(explain(&busy, busy.advice()));
+            (report, ended)
+        }
+        None => (report, ended),
+    }
 }
 
 async fn limit(timeout: Option<Duration>) {
@@ -114,22 +137,55 @@ async fn limit(timeout: Option<Duration>) {
     }
 }
 
+async fn or_cancelled<T>(cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T, MirrorError> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(MirrorError::Cancelled),
+        done = work => Ok(done),
+    }
+}
+
+/// A source without any backup, while there are copies of some, is more likely not mounted than new.
+async fn orphans(source: &TargetName, places: &[Place]) -> Vec<String> {
+    let mut found = Vec::new();
+    for place in places {
+        let to = match &place.catalog {
+            Ok(to) => to,
+            Err(error) if error.is_not_found() => continue,
+            Err(error) => {
+                found.push(explain(error, error.advice()));
+                continue;
+            }
+        };
+        match to.target().backup_names().await {
+            Ok(names) if jobs(&names, &place.writers).is_empty() => {}
+            Ok(_) => found.push(format!("target `{source}` holds no backup, and `{}` does: is it where it should be?", to.target().name())),
+            Err(error) => found.push(explain(&error, error.advice())),
+        }
+    }
+    found
+}
+
 impl Run<'_> {
-    async fn fill_all(&mut self, places: Vec<Place>) -> Result<(), MirrorError> {
-        let source = self.or_cancelled(self.from.list(None)).await??;
+    async fn fill_all(&mut self, name: &TargetName, places: Vec<Place>) -> Result<(), MirrorError> {
+        let source = or_cancelled(&self.cancel, self.from.list(None)).await??;
         self.report.failures.extend(source.iter().filter_map(Entry::trouble));
+        if source.is_empty() {
+            let found = or_cancelled(&self.cancel, orphans(name, &places)).await?;
+            self.report.failures.extend(found);
+            return Ok(());
+        }
         for place in places {
-            let lacking = match &place.catalog {
-                Ok(to) => {
-                    self.or_cancelled(lacking(to, &place.writers, &source, &self.policy, self.clock.now())).await?.map(|found| (to, found))
-                }
+            let to = match &place.catalog {
+                Ok(to) => to,
                 Err(error) => {
                     self.report.failures.push(explain(error, error.advice()));
                     continue;
                 }
             };
-            match lacking {
-                Ok((to, found)) => {
+            let lacking = lacking(to, &place.writers, &source, &self.policy, self.clock.now());
+            match or_cancelled(&self.cancel, lacking).await? {
+                Ok(found) => {
                     for (job, names) in found {
                         self.fill(to, &job, names).await?;
                     }
@@ -150,7 +206,10 @@ impl Run<'_> {
                     self.report.copied.push((name, to.target().name().clone(), copied));
                 }
                 Err(CopyError::Cancelled) => return Err(MirrorError::Cancelled),
-                Err(CopyError::Storage(error)) if error.is_busy() => return Err(error.into()),
+                Err(CopyError::Storage(error)) if error.is_busy() => {
+                    self.busy = Some(error);
+                    return Ok(());
+                }
                 Err(CopyError::Catalog(CatalogError::NotFound(name))) => tracing::info!(backup = %name, "removed before it was copied"),
                 Err(error) => {
                     whole = false;
@@ -160,47 +219,59 @@ impl Run<'_> {
             }
         }
         // what is there stays until what shall replace it is there too
-        if !whole {
+        if !whole || self.governed.as_ref().is_some_and(|governed| !governed.contains(job)) {
             return Ok(());
         }
         let holder = format!("retention after copying, process {}", std::process::id());
-        let lease = self.or_cancelled(Lease::acquire(to.target(), job, &holder)).await??;
+        let lease = match or_cancelled(&self.cancel, Lease::acquire(to.target(), job, &holder)).await? {
+            Ok(lease) => lease,
+            Err(error) if error.is_busy() => {
+                self.busy = Some(error);
+                return Ok(());
+            }
+            Err(error) => {
+                self.report.failures.push(explain(&error, error.advice()));
+                return Ok(());
+            }
+        };
         let Pruned { removed, failures, .. } = prune(to, job, &self.policy, self.clock.now()).await;
         lease.release().await;
         self.report.pruned.extend(removed);
         self.report.failures.extend(failures);
         Ok(())
     }
-
-    async fn or_cancelled<T>(&self, work: impl Future<Output = T>) -> Result<T, MirrorError> {
-        tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => Err(MirrorError::Cancelled),
-            done = work => Ok(done),
-        }
-    }
 }
 
 /// Since when the targets hold all that they should: `now`, or when the newest that they do hold was begun; `None`: they hold nothing.
 ///
 /// # Errors
-/// When a target cannot say.
-pub async fn last_complete(mirror: Mirror, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, StorageError> {
-    let Some(from) = mirror.from else { return Ok(Some(now)) };
-    let source = from.list(None).await?;
+/// A sentence, when a target cannot say, or what there is to copy is not as it should be.
+pub async fn last_complete(mirror: Mirror, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, String> {
+    let told = |error: StorageError| explain(&error, error.advice());
+    let source = match &mirror.from {
+        Some(from) => from.list(None).await.map_err(told)?,
+        None => Vec::new(),
+    };
+    let mut trouble: Vec<String> = source.iter().filter_map(Entry::trouble).collect();
+    if source.is_empty() {
+        trouble.extend(orphans(&mirror.source, &mirror.to).await);
+    }
+    if !trouble.is_empty() {
+        return Err(trouble.join("; "));
+    }
     let (mut lacks, mut newest) = (false, None);
     for place in mirror.to {
         let to = match place.catalog {
             Ok(to) => to,
             Err(error) if error.is_not_found() => {
-                lacks = true;
+                lacks |= !source.is_empty();
                 continue;
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(told(error)),
         };
-        for (job, names) in lacking(&to, &place.writers, &source, &mirror.policy, now).await? {
+        for (job, names) in lacking(&to, &place.writers, &source, &mirror.policy, now).await.map_err(told)? {
             lacks |= !names.is_empty();
-            newest = newest.max(to.last_complete(&job, now).await?);
+            newest = newest.max(to.last_complete(&job, now).await.map_err(told)?);
         }
     }
     Ok(if lacks { newest } else { Some(now) })

@@ -70,8 +70,10 @@ async fn rules<'a>(settings: &'a Settings, job: Option<&'a JobName>) -> Result<(
             Ok(names) => {
                 for target in &copy.targets {
                     let writers: Vec<JobName> = settings.writers(target).cloned().collect();
-                    let rule = |backups| Rule { of: &copy.name, backups, policy: copy.policy, target };
-                    rules.extend(mirror::jobs(&names, &writers).into_iter().map(rule));
+                    let governed = settings.governed(copy);
+                    let jobs = mirror::jobs(&names, &writers).into_iter();
+                    let jobs = jobs.filter(|job| governed.as_ref().is_none_or(|governed| governed.contains(job)));
+                    rules.extend(jobs.map(|backups| Rule { of: &copy.name, backups, policy: copy.policy, target }));
                 }
             }
             Err(error) => failures.push(describe(&error)),

@@ -71,6 +71,7 @@ impl Runner for Jobs {
         let backups = self.settings.jobs.iter().map(|job| PlannedJob {
             name: job.name.clone(),
             schedule: job.schedule.clone(),
+            copies: false,
             follows: Vec::new(),
             drill: job.drill.clone(),
             catch_up: job.catch_up,
@@ -84,7 +85,7 @@ impl Runner for Jobs {
                 When::Asked => (None, Vec::new()),
             };
             let CopySettings { name, catch_up, jitter, timeout, .. } = copy.clone();
-            PlannedJob { name, schedule, follows, drill: None, catch_up, jitter, timeout }
+            PlannedJob { name, schedule, copies: true, follows, drill: None, catch_up, jitter, timeout }
         });
         backups.chain(copies).collect()
     }
@@ -146,9 +147,8 @@ impl Runner for Jobs {
 
     async fn last_complete(&self, name: &JobName) -> Result<Option<DateTime<Utc>>, String> {
         if let Some(copy) = self.settings.copies.iter().find(|copy| copy.name == *name) {
-            let asked =
-                async { mirror::last_complete(assembly::mirror(&self.settings, copy, Access::Read).await?, SystemClock.now()).await };
-            return asked.await.map_err(|error: StorageError| describe(&error));
+            let mirror = assembly::mirror(&self.settings, copy, Access::Read).await.map_err(|error| explain(&error, error.advice()))?;
+            return mirror::last_complete(mirror, SystemClock.now()).await;
         }
         let Some(settings) = self.settings.jobs.iter().find(|j| j.name == *name) else { return Ok(None) };
         let trust = self.settings.encryption.trust();

@@ -53,6 +53,14 @@ pub(super) fn copy(name: &str, raw: &RawJob, config: &RawConfig, check: &mut Che
             check.fault(&path, "is nothing of a job that copies: it copies backups as they are (set it for the job that makes them)");
         }
     }
+    let keeps = ["keep_last", "keep_hourly", "keep_daily", "keep_weekly", "keep_monthly", "keep_yearly"];
+    if !keeps.iter().any(|key| check.merged.value(&["jobs", name, key]).is_some()) {
+        // what lies there already is not cut to a number that nobody has said
+        check.fault(
+            &["jobs", name, "keep_last"],
+            "is missing: how many backups shall be kept where they are copied to? (or another `keep_…`)",
+        );
+    }
     let known: Vec<&str> = config.targets.keys().map(String::as_str).collect();
     let from: Vec<TargetName> = chosen(std::slice::from_ref(&raw.copy_from), &known, &["jobs", name, "copy_from"], "target", check);
     if raw.targets.contains(&raw.copy_from) {
@@ -75,6 +83,37 @@ pub(super) fn copy(name: &str, raw: &RawJob, config: &RawConfig, check: &mut Che
         stall_timeout: times.stall?,
         name: check.name("jobs", name)?,
     })
+}
+
+/// What jobs that copy must not be to each other.
+pub(super) fn copies_fit_together(copies: &[CopySettings], check: &mut Check<'_>) {
+    for (at, copy) in copies.iter().enumerate() {
+        let same = |other: &&CopySettings| other.targets.iter().any(|target| copy.targets.contains(target));
+        if let Some(other) = copies[..at].iter().find(same) {
+            let text = format!(
+                "[jobs.{}] copies there as well, and each would remove what the other keeps: put all `keep_…` into one",
+                other.name
+            );
+            check.fault(&["jobs", copy.name.as_str(), "targets"], text);
+        }
+    }
+    let follows = |copy: &&CopySettings| matches!(copy.when, When::Follows);
+    for copy in copies.iter().filter(follows) {
+        // where its own copies would be copied on to
+        let (mut reached, mut at) = (copy.targets.clone(), 0);
+        while let Some(target) = reached.get(at).cloned() {
+            for other in copies.iter().filter(follows).filter(|other| other.from == target) {
+                let new: Vec<_> = other.targets.iter().filter(|target| !reached.contains(target)).cloned().collect();
+                reached.extend(new);
+            }
+            at += 1;
+        }
+        // told already where it names its own source
+        if reached.contains(&copy.from) && !copy.targets.contains(&copy.from) {
+            let text = "what it copies comes back, so that it would run for ever: give it a `schedule`";
+            check.fault(&["jobs", copy.name.as_str(), "copy_from"], text);
+        }
+    }
 }
 
 /// Where a job writes to, unless there is nothing.

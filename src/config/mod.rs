@@ -222,6 +222,20 @@ impl Settings {
         let copies = self.copies.iter().filter(|copy| copy.targets.contains(from)).map(|copy| &copy.name);
         self.writers(from).chain(copies).cloned().collect()
     }
+
+    /// The jobs whose backups come to where `copy` copies from, by the way of other targets too; `None`: nothing here makes any, so that nobody
+    /// can tell.
+    pub fn governed(&self, copy: &CopySettings) -> Option<Vec<JobName>> {
+        let (mut sources, mut at) = (vec![&copy.from], 0);
+        while let Some(source) = sources.get(at).copied() {
+            let before = self.copies.iter().filter(|other| other.targets.contains(source)).map(|other| &other.from);
+            let new: Vec<_> = before.filter(|from| !sources.contains(from)).collect();
+            sources.extend(new);
+            at += 1;
+        }
+        let jobs: Vec<JobName> = sources.into_iter().flat_map(|source| self.writers(source)).cloned().collect();
+        (!jobs.is_empty()).then_some(jobs)
+    }
 }
 
 /// A component of any kind.

@@ -146,6 +146,10 @@ fn url(path: &[&str], text: &str, allow_http: bool, instead: &str, check: &mut C
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
             check.fault(path, format!("must not hold credentials: use {instead}"));
         }
+        // such as a signature
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+            check.fault(path, format!("must have nothing from `?` or `#` on: use {instead} for credentials"));
+        }
         Ok(url) if url.scheme() == "https" && url.has_host() => {}
         Ok(url) if url.scheme() == "http" && url.has_host() => {
             if !allow_http {

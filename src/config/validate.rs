@@ -57,6 +57,7 @@ pub(super) fn settings(raw: &RawConfig, check: &mut Check<'_>) -> Option<Setting
     let (copies, jobs): (Vec<_>, Vec<_>) = raw.jobs.iter().partition(|(_, job)| !job.copy_from.is_empty());
     let jobs: Vec<_> = jobs.into_iter().filter_map(|(name, job)| job::options(name, job, raw, check)).collect();
     let copies: Vec<_> = copies.into_iter().filter_map(|(name, job)| job::copy(name, job, raw, check)).collect();
+    job::copies_fit_together(&copies, check);
     let encryption = encryption::options(&raw.encryption, check);
     let worker = worker(&raw.worker, check);
     same_places(&targets, check);

@@ -68,13 +68,20 @@ pub struct S3Options {
 }
 
 /// A profile of AWS's own files.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Profile {
     pub name: String,
     pub config_file: PathBuf,
     pub credentials_file: PathBuf,
     /// What a program that the profile names is given.
     pub environment: Vec<(String, String)>,
+}
+
+/// Without the environment: the URL of a proxy may hold a password.
+impl fmt::Debug for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Profile").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Credentials that a store gives for a token of an identity provider.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::error::{StorageError, refuses_ranges};
@@ -28,6 +28,9 @@ pub(super) const RANGE: u64 = 8 << 20;
 
 /// Ranges of one stream that are under way at once.
 const PARALLEL: usize = 4;
+
+/// Chunks of what is no range that wait for their reader.
+const CHUNKS: usize = 64;
 
 /// Ranges that all streams of a target may read ahead together.
 pub(super) const AHEAD: usize = 4;
@@ -87,7 +90,7 @@ struct Ahead {
 struct Fetch {
     /// Bytes that are still to come.
     left: u64,
-    chunks: mpsc::UnboundedReceiver<Result<Bytes, StorageError>>,
+    chunks: mpsc::Receiver<Result<Bytes, StorageError>>,
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -129,7 +132,9 @@ impl Ahead {
     }
 
     fn fetch(&mut self, range: Range<u64>, body: Option<Body>, room: Option<OwnedSemaphorePermit>) {
-        let (out, chunks) = mpsc::unbounded_channel();
+        // a range is read to its end whether it is wanted yet or not; the whole of an object, from a server without ranges, as it is wanted
+        let length = range.end - range.start;
+        let (out, chunks) = mpsc::channel(if length > RANGE { CHUNKS } else { Semaphore::MAX_PERMITS });
         self.ranges.push_back(Fetch { left: range.end - range.start, chunks, _room: room });
         self.tasks.spawn(self.object.clone().fetch(range, body, out));
     }
@@ -144,13 +149,13 @@ struct Object {
 }
 
 impl Object {
-    async fn fetch(self, range: Range<u64>, mut body: Option<Body>, out: mpsc::UnboundedSender<Result<Bytes, StorageError>>) {
+    async fn fetch(self, range: Range<u64>, mut body: Option<Body>, out: mpsc::Sender<Result<Bytes, StorageError>>) {
         let mut at = range.start;
         let mut retries = Retries::new();
         while let Err(error) = self.receive(&mut at, range.end, body.take(), &out).await {
             let Some(pause) = retries.next().filter(|_| !error.is_permanent()) else {
                 // a reader that is gone needs no error
-                let _ = out.send(Err(error));
+                let _ = out.send(Err(error)).await;
                 return;
             };
             tracing::info!(target = %self.target.name(), key = %self.key, at, "a download broke, it goes on in {pause:?}: {error}");
@@ -164,7 +169,7 @@ impl Object {
         at: &mut u64,
         end: u64,
         body: Option<Body>,
-        out: &mpsc::UnboundedSender<Result<Bytes, StorageError>>,
+        out: &mpsc::Sender<Result<Bytes, StorageError>>,
     ) -> Result<(), StorageError> {
         let mut body = match body {
             Some(body) => body,
@@ -181,7 +186,7 @@ impl Object {
             }
             self.target.wait_for(bytes).await;
             *at += bytes;
-            if out.send(Ok(chunk)).is_err() {
+            if out.send(Ok(chunk)).await.is_err() {
                 return Ok(());
             }
         }

@@ -36,6 +36,10 @@ impl Target {
         }
         if let Some(folder) = self.folder() {
             for name in self.backup_names().await?.into_iter().filter(dead) {
+                // a folder is removed with all that is in it: whether there is a backup, no list decides
+                if self.look_at(&self.layout().manifest(&name)).await?.is_some() {
+                    continue;
+                }
                 let key = self.layout().backup(&name);
                 folder.remove_if_empty(&key).await.map_err(self.call("remove", &key))?;
             }

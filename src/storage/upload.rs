@@ -37,7 +37,12 @@ pub struct Shape {
 impl Target {
     /// Whether an object of that shape needs parts of several pieces.
     pub fn composes(&self, shape: Shape) -> bool {
-        self.bucket().is_some() && self.composition(shape).pieces() > 1
+        self.joins() && self.composition(shape).pieces() > 1
+    }
+
+    /// Whether the store joins pieces to parts, so that any size of them will do.
+    pub fn joins(&self) -> bool {
+        self.bucket().is_some()
     }
 
     fn composition(&self, shape: Shape) -> Composition {

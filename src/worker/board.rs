@@ -2,7 +2,7 @@
 //!
 //! **Overdue**: a slot has passed by more than the grace (the job's `timeout`, or an hour without one, plus its jitter), and neither a
 //! complete backup was begun since that slot nor is one being made for it. A job without any backup counts from the worker's start.
-//! **Failing**: the last run failed or was incomplete, and no complete backup was begun since; or the targets cannot be asked; or the last
+//! **Failing**: the last run failed or was incomplete, and no complete backup was begun since (of a job that copies, only a run of its own tells); or the targets cannot be asked; or the last
 //! drill failed, or could not be carried out.
 
 use std::collections::BTreeMap;
@@ -201,7 +201,10 @@ impl Board {
                 state.last_complete = state.last_complete.max(Some(began));
                 state.unreadable = None;
             }
-            state.last = Some(LastRun { began, ended: now, outcome });
+            // that another copies says nothing of what has failed before
+            if !(state.plan.copies && outcome == RunOutcome::Busy && state.failing().is_some()) {
+                state.last = Some(LastRun { began, ended: now, outcome });
+            }
         }
         self.forget_removed();
     }
@@ -294,8 +297,8 @@ impl JobState {
     }
 
     fn failing(&self) -> Option<String> {
-        let mended = |last: &&LastRun| self.last_complete.is_none_or(|complete| complete < last.began);
-        let last = self.last.as_ref().filter(mended);
+        let stands = |last: &&LastRun| self.plan.copies || self.last_complete.is_none_or(|complete| complete < last.began);
+        let last = self.last.as_ref().filter(stands);
         let failed = last.and_then(|last| Some(format!("the last run is {}: {}", last.outcome.word(), last.outcome.reason()?)));
         failed.or_else(|| self.unreadable.as_ref().map(|why| format!("its last backup cannot be found out: {why}")))
     }

@@ -13,7 +13,7 @@ fn name() -> JobName {
 
 fn plan(timeout: Option<Duration>, jitter: Duration) -> PlannedJob {
     let schedule = Some(Schedule::parse("0 3 * * *", "UTC").expect("a schedule"));
-    PlannedJob { name: name(), schedule, follows: Vec::new(), drill: None, catch_up: true, jitter, timeout }
+    PlannedJob { name: name(), schedule, copies: false, follows: Vec::new(), drill: None, catch_up: true, jitter, timeout }
 }
 
 /// A board of one daily job (03:00), begun on the first of June at noon.
@@ -165,4 +165,17 @@ fn a_backup_and_a_drill_wait_for_each_other_and_the_backup_goes_first() {
     board.ended(&name(), RunOutcome::Complete, at(8));
     assert_eq!(board.next_waiting(&name()), Some((Errand::Drill, at(6))));
     assert_eq!(board.next_waiting(&name()), None, "once");
+}
+
+#[test]
+fn what_a_job_that_copies_has_failed_at_only_a_run_of_its_own_mends() {
+    let copying = PlannedJob { copies: true, ..plan(None, Duration::ZERO) };
+    let mut board = Board::new(vec![copying], utc("01T12:00:00"));
+    run(&mut board, "02T03:00:00", RunOutcome::Incomplete("one is damaged".into()));
+    board.asked(&name(), Ok(Some(utc("02T03:20:00"))));
+    assert!(reasons(&board, "02T03:30:00").contains("one is damaged"));
+    run(&mut board, "02T03:30:00", RunOutcome::Busy);
+    assert!(reasons(&board, "02T03:40:00").contains("one is damaged"));
+    run(&mut board, "02T03:50:00", RunOutcome::Complete);
+    assert_eq!(reasons(&board, "02T04:10:00"), "");
 }

@@ -14,6 +14,8 @@ pub struct PlannedJob {
     pub name: JobName,
     /// `None`: only by hand.
     pub schedule: Option<Schedule>,
+    /// It copies what others have made: what its targets hold says nothing of how its last run went.
+    pub copies: bool,
     /// It also runs after each run of these, and once at start where it has something to do.
     pub follows: Vec<JobName>,
     /// When its newest complete backup is restored for a trial.

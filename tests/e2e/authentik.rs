@@ -80,8 +80,10 @@ fn a_replica_is_dumped_where_that_is_wanted_and_what_a_restore_replaces_is_not()
         wait_for(&server, &replica);
         replica.psql("SELECT pg_wal_replay_pause()");
         server.psql_in(USER, "INSERT INTO authentik_install_id VALUES ('late')");
-        let name = backstay.backup();
+        let answer = backstay.succeed(&["backup", "--json"]).json();
+        let name = answer["name"].as_str().expect("a name").to_owned();
         assert_eq!(fact(&store, &name, "in_recovery"), true);
+        assert!(answer["components"][0]["warnings"].to_string().contains("replay is paused"), "{answer}");
 
         backstay.succeed(&["restore", &name, "--yes"]);
         assert_same_database(&before, &Fingerprint::of(&server, USER));
@@ -102,6 +104,15 @@ fn a_replica_is_dumped_where_that_is_wanted_and_what_a_restore_replaces_is_not()
         let answer = backstay.succeed(&["backup", "--json"]).json();
         let warnings = answer["components"][0]["warnings"].to_string();
         assert!(warnings.contains("receives nothing from its primary"), "{warnings}");
+        replica.psql("SELECT pg_promote(wait => false)");
+        // what is replayed until then may cancel a question
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !replica.try_psql("postgres", "SELECT pg_is_in_recovery()").is_ok_and(|answer| answer.trim() == "f") {
+            assert!(std::time::Instant::now() < deadline, "{}", replica.log());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let answer = backstay.succeed(&["backup", "--json"]).json();
+        assert!(answer["components"][0]["warnings"].to_string().contains("is no replica"), "{answer}");
     }
 }
 

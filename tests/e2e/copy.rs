@@ -180,6 +180,42 @@ async fn a_job_that_copies_removes_nothing_before_what_replaces_it_is_there() {
     assert_eq!(names(&backstay, "offsite"), [third, fourth]);
 }
 
+/// What a job has left that was renamed is copied, and not removed by the policy of those that are.
+#[tokio::test]
+async fn what_jobs_have_left_that_are_no_more_stays_where_it_was_copied_to() {
+    let house = House::new();
+    std::fs::remove_file(house.place.join("media/large")).expect("removed");
+    let backstay = house.program_with(&house.server.endpoint(), &COPYING.replace("keep_last = 2", "keep_last = 3"));
+    let made: Vec<String> =
+        (0..3).map(|_| backstay.succeed(&["backup", "default", "--json"]).json()["name"].as_str().expect("a name").to_owned()).collect();
+    backstay.succeed(&["backup", "offsite"]);
+    assert_eq!(names(&backstay, "offsite"), made);
+    let renamed = COPYING.replace("[jobs.default]", "[jobs.nightly]").replace("keep_last = 2", "keep_last = 1");
+    let backstay = house.program_with(&house.server.endpoint(), &renamed);
+    let new: Vec<String> =
+        (0..2).map(|_| backstay.succeed(&["backup", "nightly", "--json"]).json()["name"].as_str().expect("a name").to_owned()).collect();
+    backstay.succeed(&["backup", "offsite"]);
+    assert_eq!(names(&backstay, "offsite"), [&made[..], &new[1..]].concat());
+    assert_eq!(backstay.succeed(&["prune", "--job", "offsite", "--json"]).json().as_array().map(Vec::len), Some(1));
+    assert_eq!(names(&backstay, "offsite"), [&made[..], &new[1..]].concat());
+}
+
+/// A directory that is not mounted looks as if nothing was ever backed up.
+#[tokio::test]
+async fn a_source_that_is_gone_is_no_success() {
+    let house = House::new();
+    std::fs::remove_file(house.place.join("media/large")).expect("removed");
+    let backstay = house.program_with(&house.server.endpoint(), COPYING);
+    backstay.succeed(&["backup", "default"]);
+    backstay.succeed(&["backup", "offsite"]);
+    std::fs::rename(house.place.join("store"), house.place.join("unmounted")).expect("renamed");
+    let text = "target `local` holds no backup, and `offsite` does";
+    backstay.run(&["backup", "offsite"]).expect_code(3).expect_message(text);
+    std::fs::create_dir(house.place.join("store")).expect("made");
+    backstay.run(&["backup", "offsite"]).expect_code(3).expect_message(text);
+    assert_eq!(names(&backstay, "offsite").len(), 1);
+}
+
 /// The whole of it by the worker: a backup is made by its schedule, and copied after that.
 #[tokio::test]
 async fn the_worker_copies_after_a_run() {

@@ -32,7 +32,16 @@ fn name(job: &str) -> JobName {
 /// A job at three each night.
 fn nightly(job: &str) -> PlannedJob {
     let schedule = Some(Schedule::parse("0 3 * * *", "UTC").expect("a schedule"));
-    PlannedJob { name: name(job), schedule, follows: Vec::new(), drill: None, catch_up: true, jitter: Duration::ZERO, timeout: None }
+    PlannedJob {
+        name: name(job),
+        schedule,
+        copies: false,
+        follows: Vec::new(),
+        drill: None,
+        catch_up: true,
+        jitter: Duration::ZERO,
+        timeout: None,
+    }
 }
 
 /// When the newest complete backup was begun.
@@ -212,7 +221,16 @@ impl Driven {
 
 fn witness() -> PlannedJob {
     let schedule = Some(Schedule::parse("* * * * * *", "UTC").expect("a schedule"));
-    PlannedJob { name: name("witness"), schedule, follows: Vec::new(), drill: None, catch_up: false, jitter: Duration::ZERO, timeout: None }
+    PlannedJob {
+        name: name("witness"),
+        schedule,
+        copies: false,
+        follows: Vec::new(),
+        drill: None,
+        catch_up: false,
+        jitter: Duration::ZERO,
+        timeout: None,
+    }
 }
 
 fn get(address: std::net::SocketAddr, path: &str) -> (u16, Value) {
@@ -306,7 +324,7 @@ async fn targets_that_cannot_be_asked_at_start_do_not_lose_the_missed_slot() {
 
 /// One that copies what `jobs` make.
 fn following(job: &str, jobs: &[&str]) -> PlannedJob {
-    PlannedJob { schedule: None, follows: jobs.iter().map(|job| name(job)).collect(), ..nightly(job) }
+    PlannedJob { schedule: None, copies: true, follows: jobs.iter().map(|job| name(job)).collect(), ..nightly(job) }
 }
 
 #[tokio::test]

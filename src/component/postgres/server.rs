@@ -138,18 +138,24 @@ pub async fn obstacles(client: &Client, database: &str, sees_all_rows: bool) -> 
     Ok(found)
 }
 
-/// Why a standby may be behind for good, in a sentence. Who is connected, everybody may see; what else the receiver is about, only some.
+/// Why a standby may be behind, or stay so, in sentences. Who is connected, everybody may see; what else the receiver is about, only some.
 ///
 /// # Errors
 /// [`PostgresError::Query`].
-pub async fn standstill(client: &Client) -> Result<Option<String>, PostgresError> {
-    let sql = "SELECT pg_catalog.to_char(pg_catalog.pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS \"UTC\"')
-        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver)";
-    let row = client.query_opt(sql, &[]).await.map_err(query("ask what the standby receives"))?;
-    Ok(row.map(|row| {
-        let last = row.get::<_, Option<String>>(0).unwrap_or_else(|| "an unknown time".to_owned());
-        format!("the server is a standby that receives nothing from its primary now: the backup holds what was changed until {last}")
-    }))
+pub async fn standstill(client: &Client) -> Result<Vec<String>, PostgresError> {
+    let sql = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver), pg_catalog.pg_is_wal_replay_paused(),
+            COALESCE(pg_catalog.pg_last_wal_receive_lsn() > pg_catalog.pg_last_wal_replay_lsn()
+                AND pg_catalog.now() - pg_catalog.pg_last_xact_replay_timestamp() > interval '10 minutes', false),
+            pg_catalog.to_char(pg_catalog.pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS \"UTC\"')";
+    let row = client.query_one(sql, &[]).await.map_err(query("ask what the standby receives"))?;
+    let last = row.get::<_, Option<String>>(3).unwrap_or_else(|| "an unknown time".to_owned());
+    let why = [
+        (0, "is a standby that receives nothing from its primary now"),
+        (1, "is a standby whose replay is paused"),
+        (2, "is a standby that lags behind what it has received"),
+    ];
+    let found = why.into_iter().filter(|(column, _)| row.get(*column));
+    Ok(found.map(|(_, why)| format!("the server {why}: the backup holds what was changed until {last}")).collect())
 }
 
 /// The first few names, and how many more there are.

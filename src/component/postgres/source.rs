@@ -38,12 +38,14 @@ const OF_PROVIDERS: &[&str] = &["rdsadmin", "cloudsqladmin", "azure_maintenance"
 #[derive(Debug)]
 pub struct PostgresSource {
     options: PostgresOptions,
+    /// What is dumped is to be a replica.
+    replica: bool,
     patience: Patience,
 }
 
 impl PostgresSource {
     pub fn new(options: PostgresOptions) -> Self {
-        Self { options: options.dumped_from(), patience: Patience::default() }
+        Self { replica: options.replica.is_some(), options: options.dumped_from(), patience: Patience::default() }
     }
 
     /// Other waits for locks than half a minute, three times.
@@ -70,6 +72,11 @@ impl PostgresSource {
         let Selection { databases, mut skipped } = select(&wanted, server::databases(&client).await?)?;
         if server.in_recovery {
             skipped.extend(server::standstill(&client).await?);
+        } else if self.replica {
+            skipped.push(
+                "`replica_host` is no replica: it was promoted, or stands alone, and then the backup may hold nothing of what is written now"
+                    .to_owned(),
+            );
         }
         let roles = if self.options.globals { witness::roles(&client).await.map_err(query("list the roles"))? } else { Vec::new() };
         Ok(Survey { endpoint, server, pg_dump, databases, roles, skipped })

@@ -537,14 +537,14 @@ fn a_file_that_is_named_must_be_there_and_readable() {
 
 #[test]
 fn a_job_that_copies_has_nothing_of_its_own_to_back_up() {
-    let two = "[targets.a]\nurl = \"file:///a\"\n[targets.b]\nurl = \"file:///b\"\n[jobs.x]\n";
+    let two = "[targets.a]\nurl = \"file:///a\"\n[targets.b]\nurl = \"file:///b\"\n[jobs.x]\nkeep_last = 3\n";
     let not = "is nothing of a job that copies: it copies backups as they are (set it for the job that makes them)";
-    check(&format!("{two}copy_from = \"a\"\ncompression = \"zstd\"\n"), &format!("7:15: jobs.x.compression: {not}"));
-    check(&format!("{two}copy_from = \"a\"\ncomponents = [\"media\"]\n"), &format!("7:14: jobs.x.components: {not}"));
-    check(&format!("{two}copy_from = \"a\"\ndrill = \"@daily\"\n"), &format!("7:9: jobs.x.drill: {not}"));
-    check(&format!("{two}copy_from = \"offsite\"\n"), "6:13: jobs.x.copy_from: there is no target `offsite`; there are `a`, `b`");
-    check(&format!("{two}copy_from = \"a\"\ntargets = [\"a\"]\n"), "7:11: jobs.x.targets: `a` is what is copied from: name another");
-    let one = "[targets.a]\nurl = \"file:///a\"\n[jobs.x]\ncopy_from = \"a\"\n";
+    check(&format!("{two}copy_from = \"a\"\ncompression = \"zstd\"\n"), &format!("8:15: jobs.x.compression: {not}"));
+    check(&format!("{two}copy_from = \"a\"\ncomponents = [\"media\"]\n"), &format!("8:14: jobs.x.components: {not}"));
+    check(&format!("{two}copy_from = \"a\"\ndrill = \"@daily\"\n"), &format!("8:9: jobs.x.drill: {not}"));
+    check(&format!("{two}copy_from = \"offsite\"\n"), "7:13: jobs.x.copy_from: there is no target `offsite`; there are `a`, `b`");
+    check(&format!("{two}copy_from = \"a\"\ntargets = [\"a\"]\n"), "8:11: jobs.x.targets: `a` is what is copied from: name another");
+    let one = "[targets.a]\nurl = \"file:///a\"\n[jobs.x]\ncopy_from = \"a\"\nkeep_last = 3\n";
     check(one, "3:7: jobs.x.targets: is empty, and there is no other target: where should the backups go?");
 }
 
@@ -559,4 +559,25 @@ fn keys_for_encryption_by_the_server_go_with_its_kind() {
         "5:12: targets.a.checksum: must be `none`: AWS joins no parts of both a checksum and a customer's key",
     );
     check(&format!("{s3}sse = \"aes256\"\n"), "3:7: targets.a.sse: `aes256` is not one of `AES256`, `aws:kms`, `aws:kms:dsse`, `customer`");
+}
+
+#[test]
+fn jobs_that_copy_fit_together() {
+    let two = "[targets.a]\nurl = \"file:///a\"\n[targets.b]\nurl = \"file:///b\"\n[jobs.x]\ncopy_from = \"a\"\n";
+    check(two, "5:7: jobs.x.keep_last: is missing: how many backups shall be kept where they are copied to? (or another `keep_…`)");
+    let twice = "keep_last = 3\n[jobs.y]\ncopy_from = \"a\"\ntargets = [\"b\"]\nkeep_weekly = 9\n";
+    let text = "[jobs.x] copies there as well, and each would remove what the other keeps: put all `keep_…` into one";
+    check(&format!("{two}{twice}"), &format!("10:11: jobs.y.targets: {text}"));
+    let back = "keep_last = 3\n[jobs.default]\ntargets = [\"a\"]\n[jobs.y]\ncopy_from = \"b\"\nkeep_last = 3\n";
+    let text = "what it copies comes back, so that it would run for ever: give it a `schedule`";
+    let at = |place: &str, job: &str| format!("{AT}:{place}: jobs.{job}.copy_from: {text}");
+    check_faults(&format!("{two}{back}"), &[], &[&at("6:13", "x"), &at("11:13", "y")]);
+    settings(&format!("{two}schedule = \"@daily\"\n{back}"), &[]);
+}
+
+#[test]
+fn a_signature_in_a_url_is_refused_and_not_shown() {
+    let azure = "[targets.a]\nurl = \"az://c/p\"\naccount = \"x\"\nendpoint = \"https://x.example/?sv=1&sig=canary\"\n";
+    let text = "must have nothing from `?` or `#` on: use `account_key` or `sas_token` for credentials";
+    check(azure, &format!("4:12: targets.a.endpoint: {text}"));
 }

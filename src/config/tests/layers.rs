@@ -305,7 +305,9 @@ fn a_job_that_copies_takes_its_targets_from_the_others_and_nothing_else() {
 #[test]
 fn a_job_that_copies_runs_when_it_is_told_to() {
     let when = |lines: &str| {
-        let text = format!("{TWO}[jobs.nightly]\ntargets = [\"local\", \"offsite\"]\n[jobs.offsite]\ncopy_from = \"local\"\n{lines}");
+        let text = format!(
+            "{TWO}[jobs.nightly]\ntargets = [\"local\", \"offsite\"]\n[jobs.offsite]\ncopy_from = \"local\"\nkeep_last = 3\n{lines}"
+        );
         let settings = settings(&text, &[]);
         assert_eq!(settings.jobs.len(), 1);
         // what a job names, it writes to
@@ -319,7 +321,26 @@ fn a_job_that_copies_runs_when_it_is_told_to() {
 
 #[test]
 fn a_job_that_copies_to_wherever_it_can_leaves_the_others_what_it_copies_from() {
-    let settings = settings(&format!("{TWO}[jobs.offsite]\ncopy_from = \"local\"\n"), &[]);
+    let settings = settings(&format!("{TWO}[jobs.offsite]\ncopy_from = \"local\"\nkeep_last = 3\n"), &[]);
     assert_eq!(settings.jobs[0].targets, [settings.copies[0].from.clone()]);
     assert_eq!(settings.copies[0].targets.iter().map(|t| t.as_str()).collect::<Vec<_>>(), ["offsite"]);
+}
+
+#[test]
+fn retention_of_copies_concerns_the_jobs_whose_backups_come_there() {
+    let three = format!(
+        "{TWO}[targets.cold]\nurl = \"file:///c\"\n[jobs.offsite]\ncopy_from = \"local\"\ntargets = [\"offsite\"]\nkeep_last = 3\n"
+    );
+    let chain = settings(
+        &format!(
+            "{three}[jobs.default]\ntargets = [\"local\"]\n[jobs.cold]\ncopy_from = \"offsite\"\ntargets = [\"cold\"]\nkeep_yearly = 3\n"
+        ),
+        &[],
+    );
+    for copy in &chain.copies {
+        let governed = chain.governed(copy).expect("one job");
+        assert_eq!(governed.iter().map(|job| job.as_str()).collect::<Vec<_>>(), ["default"], "{copy:?}");
+    }
+    let elsewhere = settings(&format!("{three}[jobs.default]\ntargets = [\"cold\"]\n"), &[]);
+    assert_eq!(elsewhere.governed(&elsewhere.copies[0]), None);
 }

@@ -35,11 +35,19 @@ pub(super) fn token(provider: &TokenProvider, answer: &Answer) -> Result<Reveale
     }
     let body: Body = serde_json::from_slice(&answer.body).unwrap_or_default();
     if !(200..300).contains(&answer.status) || body.error.is_some() {
+        // a provider that quotes what it was sent must not bring it into a log
+        let secrets = [provider.client_secret.as_ref(), provider.account.as_ref().map(|(_, password)| password)];
+        let secrets: Vec<Revealed> = secrets.into_iter().flatten().filter_map(|secret| secret.reveal().ok()).collect();
+        let shown = |text: Option<String>| {
+            let hide =
+                |text: String, secret: &Revealed| if secret.expose().is_empty() { text } else { text.replace(secret.expose(), "***") };
+            shown(&secrets.iter().fold(text.unwrap_or_default(), hide))
+        };
         return Err(IdentityError::ProviderRefused {
             url: provider.url.clone(),
             status: answer.status,
-            code: shown(&body.error.unwrap_or_default()),
-            text: shown(&body.error_description.unwrap_or_default()),
+            code: shown(body.error),
+            text: shown(body.error_description),
         });
     }
     let (found, wanted) = match provider.choice {
@@ -100,6 +108,8 @@ mod tests {
         let told = "the identity provider at https://auth/token/ gives no token: invalid_client: Client authentication failed";
         assert_eq!(ask(TokenChoice::Auto, 400, refused), Err(told.into()));
         assert_eq!(ask(TokenChoice::Auto, 401, refused), Err(told.into()));
+        let quoting = "{\"error\": \"invalid_client\", \"error_description\": \"no client a+b=c&d, no account p w\"}";
+        assert!(ask(TokenChoice::Auto, 400, quoting).is_err_and(|e| e.ends_with("no client ***, no account ***")));
         let page = ask(TokenChoice::Auto, 404, "<html>not here</html>");
         assert_eq!(page, Err("the identity provider at https://auth/token/ gives no token: it answers 404".into()));
     }

@@ -120,7 +120,8 @@ fn given(options: &WebIdentity, token: &Revealed, answer: &Answer, now: DateTime
     let url = options.sts_endpoint.clone();
     if !(200..300).contains(&answer.status) {
         // a server that quotes the token must not bring it into a log
-        let shown = |text: Option<String>| shown(&text.unwrap_or_default().replace(token.expose(), "***"));
+        let hide = |text: String| if token.expose().is_empty() { text } else { text.replace(token.expose(), "***") };
+        let shown = |text: Option<String>| shown(&hide(text.unwrap_or_default()));
         return Err(IdentityError::StsRefused {
             url,
             status: answer.status,

@@ -32,6 +32,8 @@ struct Response {
     href: String,
     #[serde(default, rename = "propstat")]
     stats: Vec<PropStat>,
+    /// In place of properties, where there is nothing to tell.
+    status: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -70,7 +72,16 @@ pub(super) fn children(answer: &str, base: &Url, folder: &Path) -> Result<Vec<Fo
             continue;
         }
         // properties that it does not have come in a part of their own
-        let Some(stat) = response.stats.into_iter().find(|stat| stat.status.split(' ').nth(1) == Some("200")) else { continue };
+        let code = |status: &str, code: &str| status.split(' ').nth(1) == Some(code);
+        let mut told = response.status.iter().chain(response.stats.iter().map(|stat| &stat.status)).peekable();
+        let gone = told.peek().is_some() && told.all(|status| code(status, "404"));
+        let Some(stat) = response.stats.into_iter().find(|stat| code(&stat.status, "200")) else {
+            if gone {
+                continue;
+            }
+            // a list that lacks what is there would be believed
+            return Err(format!("the server does not say what `{path}` is"));
+        };
         if stat.prop.resourcetype.as_ref().is_some_and(|kind| kind.collection.is_some()) {
             found.push(Found::Folder(path));
             continue;
@@ -158,5 +169,20 @@ mod tests {
         let sizeless = "<multistatus><response><href>/dav/x</href><propstat><prop><resourcetype/></prop><status>HTTP/1.1 200 OK</status>\
             </propstat></response></multistatus>";
         assert!(children(sizeless, &base, &Path::default()).is_err());
+    }
+
+    #[test]
+    fn what_the_server_cannot_tell_of_is_not_taken_for_absent() {
+        let base = Url::parse("https://host/dav").expect("a URL");
+        let of = |rest: &str| {
+            let answer = format!("<multistatus><response><href>/dav/x</href>{rest}</response></multistatus>");
+            children(&answer, &base, &Path::default())
+        };
+        assert_eq!(of("<status>HTTP/1.1 404 Not Found</status>"), Ok(Vec::new()));
+        for rest in ["<status>HTTP/1.1 403 Forbidden</status>", "<status>HTTP/1.1 500 Internal Server Error</status>", ""] {
+            assert!(of(rest).is_err_and(|why| why.contains("`x`")), "{rest}");
+        }
+        let stat = "<propstat><prop><resourcetype/></prop><status>HTTP/1.1 423 Locked</status></propstat>";
+        assert!(of(stat).is_err());
     }
 }
