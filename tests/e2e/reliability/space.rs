@@ -18,6 +18,11 @@ use crate::support::{
 const PAGE: u64 = 4096;
 const FILLER: &str = "somebody-else";
 
+/// Its components are stored side by side, and a journal with them: which of them finds no room, is chance.
+const ALL: &str = "default";
+/// One stream, and so no journal: everything is written one after the other, and each finds no room once.
+const ONE: &str = "one";
+
 /// Takes all room of the file system but so many pages.
 fn leave_pages(mount: &Path, pages: u64) {
     let filler = mount.join(FILLER);
@@ -95,7 +100,7 @@ impl House {
         scratch.write("media/a", noise(1, bytes));
         scratch.write("media/b/c", noise(2, 5000));
         scratch.write("certs/key", noise(3, 9000));
-        // each is a line of the manifest, which so takes more than a page: what else is written takes one, and gives it back
+        // each is a line of the manifest, which so takes more than a page
         std::fs::create_dir(scratch.join("odd")).expect("created");
         for n in 0..60 {
             UnixListener::bind(scratch.join(format!("odd/{n:060}"))).expect("a socket");
@@ -106,7 +111,8 @@ impl House {
             toml::directory("certs", &scratch.join("certs")),
             toml::directory("odd", &scratch.join("odd")),
             toml::file_target("local", target.path()),
-            "[jobs.default]\ncomponents = [\"media\", \"certs\", \"odd\"]\ncompression = \"none\"\n".to_owned(),
+            format!("[jobs.{ALL}]\ncomponents = [\"media\", \"certs\", \"odd\"]\ncompression = \"none\"\n"),
+            format!("[jobs.{ONE}]\ncomponents = [\"odd\"]\ncompression = \"none\"\n"),
         ];
         let backstay = Backstay::new(&config.concat());
         let older = backstay.backup();
@@ -121,17 +127,51 @@ impl House {
     }
 
     /// A backup that has no room: it fails, says so once, and leaves the target as it was. What it could not write; `None`: it had room.
-    fn fails_to_back_up(&self, before: &BTreeSet<PathBuf>) -> Option<String> {
-        let outcome = self.backstay.run(&["backup"]);
+    fn fails_to_back_up(&self, job: &str, before: &BTreeSet<PathBuf>) -> Option<String> {
+        let outcome = self.backstay.run(&["backup", job]);
         if outcome.code == Some(0) {
             return None;
         }
         let outcome = outcome.expect_code(3).expect_message("No space left on device").expect_message("Free space in the target");
         assert_eq!(errors(&outcome).len(), 1, "{}", outcome.stderr);
         assert_eq!(&all_below(self.target.path()), before, "{}", outcome.stderr);
-        assert_eq!(self.names(), [self.older.as_str()]);
+        let committed = before.iter().filter(|path| path.ends_with("manifest.json")).count();
+        assert_eq!(self.names().len(), committed, "{}", outcome.stderr);
         let what = outcome.stderr.split_once("in target `local`").expect("it is named").0;
         Some(what.rsplit('`').nth(1).expect("a key").rsplit_once('/').expect("a key").1.to_owned())
+    }
+
+    /// Backs up with nothing left, then with one, and so on, until there is enough. What found no room, and how many runs it took.
+    fn fails_until_there_is_room(&self, job: &str, leave: impl Fn(&Path, u64)) -> (BTreeSet<String>, usize) {
+        let before = all_below(self.target.path());
+        let (mut stopped, mut runs) = (BTreeSet::new(), 0);
+        for left in 0.. {
+            make_room(self.target.path());
+            leave(self.target.path(), left);
+            runs += 1;
+            let Some(what) = self.fails_to_back_up(job, &before) else { break };
+            if stopped.insert(what) {
+                self.restores_the_older();
+            }
+        }
+        make_room(self.target.path());
+        (stopped, runs)
+    }
+
+    /// As `fails_until_there_is_room`, first where everything comes one after the other: nothing that is written may be spared.
+    fn fails_wherever_there_is_no_room(self, leave: impl Fn(&Path, u64)) -> usize {
+        let (stopped, one) = self.fails_until_there_is_room(ONE, &leave);
+        let stopped: Vec<&str> = stopped.iter().map(String::as_str).collect();
+        let ["00000000000000000001.json", "SHA256SUMS", "manifest.json", "odd.tar"] = stopped[..] else {
+            panic!("{stopped:?} found no room");
+        };
+        let (stopped, all) = self.fails_until_there_is_room(ALL, &leave);
+        assert!(stopped.iter().any(|what| what.ends_with(".tar")), "{stopped:?}");
+        // the older one, the two that had room, and the one after them
+        self.backstay.succeed(&["backup", ALL]);
+        assert_eq!(self.names().len(), 4);
+        self.backstay.succeed(&["verify", "--all"]);
+        one + all
     }
 
     /// From a target that is full, to where there is room.
@@ -157,29 +197,7 @@ fn errors(outcome: &Outcome) -> Vec<&str> {
 
 #[test]
 fn a_target_without_room_at_any_page_keeps_what_it_has() {
-    let house = House::new("size=4m,mode=755", 40_000);
-    let before = all_below(house.target.path());
-    let mut stopped = BTreeSet::new();
-    let mut runs = 0;
-    for pages in 0.. {
-        leave_pages(house.target.path(), pages);
-        runs += 1;
-        let Some(what) = house.fails_to_back_up(&before) else { break };
-        if stopped.insert(what) {
-            house.restores_the_older();
-        }
-    }
-    stopped.remove("certs.tar");
-    for what in ["SHA256SUMS", "manifest.json", "media.tar"] {
-        assert!(stopped.remove(what), "{what} never lacked room: {stopped:?}");
-    }
-    stopped.remove("odd.tar");
-    assert!(stopped.len() == 1 && stopped.iter().all(|lease| lease.ends_with(".json")), "{stopped:?}");
-    make_room(house.target.path());
-    // the one that had room, and the one after it
-    house.backstay.backup();
-    assert_eq!(house.names().len(), 3);
-    house.backstay.succeed(&["verify", "--all"]);
+    let runs = House::new("size=4m,mode=755", 40_000).fails_wherever_there_is_no_room(leave_pages);
     Row {
         scenario: "backup into a file target that is full",
         faults: "no room from every page of a run on; restored from while it is full",
@@ -195,7 +213,7 @@ fn a_target_without_room_for_parts_of_a_large_artifact_keeps_what_it_has() {
     let sizes = [1u64, 7, 15, 29];
     for mebibytes in sizes {
         leave_pages(house.target.path(), mebibytes * 256);
-        assert_eq!(house.fails_to_back_up(&before).as_deref(), Some("media.tar"));
+        assert_eq!(house.fails_to_back_up(ALL, &before).as_deref(), Some("media.tar"));
         house.restores_the_older();
     }
     make_room(house.target.path());
@@ -211,26 +229,7 @@ fn a_target_without_room_for_parts_of_a_large_artifact_keeps_what_it_has() {
 
 #[test]
 fn a_target_without_inodes_keeps_what_it_has() {
-    let house = House::new("size=4m,mode=755,nr_inodes=200", 40_000);
-    let before = all_below(house.target.path());
-    let mut stopped = BTreeSet::new();
-    let mut runs = 0;
-    let filler = || std::fs::create_dir_all(house.target.path().join(FILLER)).expect("an inode");
-    for inodes in 0.. {
-        make_room(house.target.path());
-        filler();
-        leave_inodes(house.target.path(), inodes);
-        runs += 1;
-        let Some(what) = house.fails_to_back_up(&before) else { break };
-        if stopped.insert(what) {
-            house.restores_the_older();
-        }
-    }
-    // the manifest finds that of the run's journal, which goes before it
-    assert!(runs > 5 && stopped.iter().any(|what| what.ends_with(".tar")) && stopped.contains("SHA256SUMS"), "{stopped:?}");
-    make_room(house.target.path());
-    house.backstay.backup();
-    house.backstay.succeed(&["verify", "--all"]);
+    let runs = House::new("size=4m,mode=755,nr_inodes=200", 40_000).fails_wherever_there_is_no_room(leave_inodes);
     Row { scenario: "backup into a file target without inodes", faults: "none left from every inode of a run on", runs }.print();
 }
 
