@@ -144,8 +144,10 @@ fn what_is_wrong_with_a_profile_is_said() {
     fails(["there is no program `no-such-program`", "its whole path"]);
     site.write("config", "[profile night]\ncredential_process = sh -c 'x\n");
     fails(["a quote in it does not end", "Correct the profile"]);
-    site.write("config", &site.helper("echo 'sign in first' >&2; exit 4", 3600));
-    fails(["sign in first", "Run the command by hand"]);
+    site.write("config", &site.helper("echo 'canary' >&2; echo 'sign in first' >&2; exit 4", 3600));
+    fails(["(exit status: 4): sign in first", "Run the command by hand"]);
+    site.write("config", &site.helper("echo 'it was KEYkey0123456789KEYkey0123456789, alas' >&2; exit 4", 3600));
+    fails(["it was ***, alas", "Run the command by hand"]);
     site.write("config", &site.helper("echo canary; exit 0", 3600));
     fails(["holds no credentials: it is no JSON object", "Run the command by hand"]);
     assert_ne!(backstay.run(&["listbackups"]).code, Some(0));

@@ -1,6 +1,9 @@
 //! `credential_process`: a program that prints credentials, <https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html>.
 //!
 //! No shell reads the command: it is taken apart by quotes and backslashes, and nothing in it is expanded.
+//!
+//! What it writes to stderr says why it failed ("sign in first"), so an operator needs it; but it is another's program, which AWS only asks to
+//! write no secrets there, and one that is traced (`sh -x`) prints all it has. So the end of it is told: one line, without what looks like a key.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -13,11 +16,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::Given;
 use super::error::IdentityError;
-use crate::process::Command;
+use crate::process::{Command, ProcessError, Stderr};
 use crate::storage::options::Profile;
 
 /// A person may have to confirm; a run must not wait for one for ever.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Characters that are told of a line.
+const SHOWN: usize = 200;
+
+/// The secrets of AWS have at least 40 characters, and no words that people write have so many.
+const LONG: usize = 32;
 
 /// Runs the command of a profile.
 pub(super) async fn ask(profile: &Profile, command: &str) -> Result<Given, IdentityError> {
@@ -38,8 +47,33 @@ async fn within(time: Duration, profile: &Profile, command: &str) -> Result<Give
     // what is dropped is killed
     let ran = tokio::time::timeout(time, command.run(&never)).await;
     let ran = ran.map_err(|_| IdentityError::Slow { profile: name(), after: time })?;
-    let output = ran.map_err(|source| IdentityError::Process { profile: name(), source })?;
+    let output = ran.map_err(|source| IdentityError::Process { profile: name(), source: brief(source) })?;
     given(&output.stdout, Utc::now()).map_err(|why| IdentityError::Output { profile: name(), why })
+}
+
+/// With the last line of what the program said.
+fn brief(error: ProcessError) -> ProcessError {
+    match error {
+        ProcessError::Failed { program, status, stderr } => {
+            let lines = stderr.lines.last().map(|line| without_keys(line).chars().take(SHOWN).collect()).into_iter().collect();
+            ProcessError::Failed { program, status, stderr: Stderr { lines } }
+        }
+        other => other,
+    }
+}
+
+/// Without runs of base64 that hold small letters, capitals and digits.
+fn without_keys(line: &str) -> String {
+    let is_base64 = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '-' | '_' | '=');
+    let is_key = |run: &str| {
+        let has = |what: fn(&char) -> bool| run.chars().any(|c| what(&c));
+        run.len() >= LONG && has(char::is_ascii_lowercase) && has(char::is_ascii_uppercase) && has(char::is_ascii_digit)
+    };
+    let pieces = line.split_inclusive(|c| !is_base64(c)).map(|piece| {
+        let run = piece.trim_end_matches(|c| !is_base64(c));
+        if is_key(run) { piece.replace(run, "***") } else { piece.to_owned() }
+    });
+    pieces.collect()
 }
 
 /// An absolute path, or the first program of that name on `path`.
@@ -108,6 +142,9 @@ fn given(output: &[u8], now: DateTime<Utc>) -> Result<Given, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
     use super::*;
 
     #[test]
@@ -139,6 +176,25 @@ mod tests {
         assert!(matches!(error, IdentityError::Slow { .. }), "{error}");
         let error = within(TIMEOUT, &profile, "no-such-program x").await.expect_err("no credentials");
         assert!(matches!(error, IdentityError::NoProgram { .. }), "{error}");
+    }
+
+    #[test]
+    fn of_what_a_program_says_the_end_is_told_without_keys() {
+        let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYzEXAMPLEKEY";
+        for (line, told) in [
+            ("sign in first: run `aws sso login`", "sign in first: run `aws sso login`".to_owned()),
+            ("No such file: /usr/lib/python3/dist-packages/botocore/credentials.py", String::new()),
+            (&format!("+ printf '{{\"SecretAccessKey\": \"{secret}\"}}'"), "+ printf '{\"SecretAccessKey\": \"***\"}'".to_owned()),
+            (&format!("secret={secret}"), "***".to_owned()),
+            (&format!("eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.{secret}."), "***.***.".to_owned()),
+            ("", String::new()),
+        ] {
+            let told = if told.is_empty() { line.to_owned() } else { told };
+            assert_eq!(without_keys(line), told);
+        }
+        let stderr = Stderr { lines: vec![secret.to_owned(), "é".repeat(SHOWN + 1)] };
+        let failed = ProcessError::Failed { program: "helper".into(), status: ExitStatus::from_raw(256), stderr };
+        assert_eq!(brief(failed).to_string(), format!("helper failed (exit status: 1): {}", "é".repeat(SHOWN)));
     }
 
     #[test]
