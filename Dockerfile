@@ -1,5 +1,5 @@
-# The image of Backstay: the program, the PostgreSQL clients of every supported major version, redis-cli, and
-# redis-server, to which restore drills load.
+# The image of Backstay: the program, the PostgreSQL clients of every supported major version, redis-cli,
+# redis-server, to which restore drills load, and ssh.
 #
 #   docker build -t backstay .
 #
@@ -19,10 +19,11 @@ FROM debian:bookworm-slim
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
 # A dump must be made by a client of the server's major version or newer, and a restore goes best with the server's own: hence all of
-# them, from PostgreSQL's own repository, whose key comes with Debian's postgresql-common. gzip, tar and zstd are for restores by hand.
+# them, from PostgreSQL's own repository, whose key comes with Debian's postgresql-common. gzip, tar and zstd are for restores by hand,
+# openssh-client is for targets on SFTP servers.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates postgresql-common redis-server tzdata zstd \
+    && apt-get install -y --no-install-recommends ca-certificates openssh-client postgresql-common redis-server tzdata zstd \
     && echo "deb [signed-by=/usr/share/postgresql-common/pgdg/apt.postgresql.org.asc] https://apt.postgresql.org/pub/repos/apt bookworm-pgdg main" \
         > /etc/apt/sources.list.d/pgdg.list \
     && apt-get update \

@@ -40,13 +40,17 @@ use crate::error::Error;
 use crate::fetch;
 use crate::manifest::Manifest;
 use crate::name::{JobName, TargetName};
-use crate::storage::{Access, Target};
+use crate::storage::{self, Access, Target};
 use args::{Args, Command, ConfigCommand, Global, LogFormat};
 
 /// Runs the program with `args`, the name first.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     forbid_core_dumps();
+    // whatever the arguments are, then: they are the question
+    if let Some(answer) = storage::answer() {
+        return finish(output::answer(&answer));
+    }
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
         Err(error) => {

@@ -13,6 +13,7 @@ mod azure;
 mod gcs;
 mod kinds;
 mod s3;
+mod sftp;
 mod webdav;
 
 pub(super) use s3::s3;
@@ -26,6 +27,7 @@ pub(super) fn options(name: &str, raw: &RawTarget, check: &mut Check<'_>) -> Opt
         Some(Location::Azure { options, .. }) => **options = azure::azure(name, raw, check),
         Some(Location::Gcs { options, .. }) => **options = gcs::gcs(name, raw, check),
         Some(Location::WebDav { options, .. }) => **options = webdav::webdav(name, raw, check),
+        Some(Location::Sftp { options, .. }) => **options = sftp::sftp(name, raw, check),
         // the keys of a target whose url is wrong are still looked at, as far as they may be of S3
         None => drop(s3("targets", name, raw, check)),
     }
@@ -58,11 +60,19 @@ fn location(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) -
     };
     // before any message that would quote it
     let authority = rest.split('/').next().unwrap_or_default();
-    if scheme != "file" && (authority.contains('@') || rest.contains('@') && authority.contains(':')) {
+    let holds_credentials = match (scheme, authority.rsplit_once('@')) {
+        ("file", _) => false,
+        // ssh's name of a user is no secret
+        ("sftp", Some((user, _))) => user.contains(':'),
+        (_, Some(_)) => true,
+        (_, None) => rest.contains('@') && authority.contains(':'),
+    };
+    if holds_credentials {
         let instead = match scheme {
             "az" => "`account_key` or `sas_token`",
             "gs" => "`service_account`",
             "http" | "https" => "`user` and `password`",
+            "sftp" => "`identity_file` or `password`",
             _ => "`access_key_id` and `secret_access_key`",
         };
         check.fault(&path, format!("must not hold credentials: use {instead}"));
@@ -70,14 +80,17 @@ fn location(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) -
     }
     match scheme {
         "file" | "s3" => {}
-        "az" | "gs" | "http" | "https" if section == "targets" => {}
+        "sftp" if !cfg!(feature = "sftp") => {
+            check.fault(&path, "is not in this build of the program: it was made without the feature `sftp`");
+            return None;
+        }
+        "az" | "gs" | "http" | "https" | "sftp" if section == "targets" => {}
         "az" | "gs" | "http" | "https" | "sftp" => {
-            let what = if section == "targets" { "targets are not in this version" } else { "is no place for it" };
-            check.fault(&path, format!("`{scheme}://` {what}: use {kinds}"));
+            check.fault(&path, format!("`{scheme}://` is no place for it: use {kinds}"));
             return None;
         }
         _ => {
-            let hint = super::keys::hint(scheme, ["file", "s3", "az", "gs", "https"]);
+            let hint = super::keys::hint(scheme, ["file", "s3", "az", "gs", "https", "sftp"]);
             check.fault(&path, format!("there is no kind of target `{scheme}://`{hint}: expected {kinds}"));
             return None;
         }

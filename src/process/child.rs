@@ -68,6 +68,11 @@ impl Child {
         self.process.stdout.take().expect("stdout was piped")
     }
 
+    /// To be called once, of a child whose stdin is piped and that is not fed.
+    pub(super) fn take_stdin(&mut self) -> ChildStdin {
+        self.stdin.take().expect("stdin was piped")
+    }
+
     pub(super) async fn feed(&mut self, input: impl AsyncRead + Send + Unpin) -> Result<Output, ProcessError> {
         let stdout = self.take_stdout();
         let copied = {

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use tokio::io::AsyncRead;
+use tokio::process::{ChildStdin, ChildStdout};
 use tokio_util::sync::CancellationToken;
 
 use child::Child;
@@ -122,6 +123,16 @@ impl Command {
     pub async fn serve(self) -> Result<Daemon, ProcessError> {
         let command = daemon::bound(self).await;
         Ok(Daemon::new(Child::spawn(&command, Stdio::null(), Stdio::null())?))
+    }
+
+    /// Starts a child that is spoken with; it is killed when the [`Daemon`] is dropped.
+    ///
+    /// # Errors
+    /// [`ProcessError::Start`].
+    pub fn converse(self) -> Result<(Daemon, ChildStdin, ChildStdout), ProcessError> {
+        let mut child = Child::spawn(&self, Stdio::piped(), Stdio::piped())?;
+        let (stdin, stdout) = (child.take_stdin(), child.take_stdout());
+        Ok((Daemon::new(child), stdin, stdout))
     }
 
     /// Runs the child to its end.

@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::identity::identity_error;
 use super::lease::Subject;
 use super::patient::is_silent;
+use crate::chain;
 use crate::name::TargetName;
 use crate::secret::SecretError;
 
@@ -62,8 +63,13 @@ pub enum StorageError {
     LeaseLost { target: TargetName, subject: Subject },
 }
 
+/// What a server has answered with "no", or would: to ask again would bring the same.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(super) struct Refusal(pub String);
+
 /// Stores that are reached over a network, as object_store names them.
-const REMOTE: [&str; 5] = ["S3", "MicrosoftAzure", "GCS", "HTTP", "WebDAV"];
+const REMOTE: [&str; 6] = ["S3", "MicrosoftAzure", "GCS", "HTTP", "WebDAV", "SFTP"];
 
 /// What the store answered, in a line: the code and message of S3's XML, or the innermost cause.
 #[derive(Debug)]
@@ -125,6 +131,7 @@ impl StorageError {
         match self {
             // it was asked for often enough
             Self::Call { source: Cause(error), .. } if identity_error(error).is_some() => true,
+            Self::Call { source: Cause(error), .. } if chain::find::<Refusal>(error).is_some() => true,
             Self::Call { source: Cause(error @ object_store::Error::Generic { .. }), .. } => {
                 let text = error.to_string();
                 // of the client's errors, these two say "later"
@@ -138,7 +145,7 @@ impl StorageError {
     pub fn is_unsure(&self) -> bool {
         match self {
             Self::Call { source: Cause(error @ object_store::Error::Generic { store, .. }), .. } if REMOTE.contains(store) => {
-                !error.to_string().contains("status code")
+                !error.to_string().contains("status code") && chain::find::<Refusal>(error).is_none()
             }
             Self::Call { source: Cause(error), .. } => is_silent(error),
             _ => false,
@@ -253,6 +260,26 @@ pub(super) fn advice_for(cause: &(dyn std::error::Error + 'static), section: &st
             "The server, or one in front of it, does not keep a body of unknown length: let it take requests with \
             `Transfer-Encoding: chunked`.",
         ),
+        // of ssh: readpassphrase.c, sshconnect.c, sshconnect2.c, authfile.c of OpenSSH
+        (
+            "REMOTE HOST IDENTIFICATION HAS CHANGED",
+            "Find out why: somebody may be in between. If the server has a new key, replace it in `known_hosts_file` of {section}.",
+        ),
+        (
+            "Host key verification failed",
+            "Put the server's key into `known_hosts_file` of {section} (`ssh-keyscan -p PORT HOST`), once you have compared it with that of the server.",
+        ),
+        ("UNPROTECTED PRIVATE KEY", "Let nobody but this user read the `identity_file` of {section}: `chmod 600`."),
+        ("Permission denied (status code 3)", "Give that user the right to write, rename and delete in the folder."),
+        (
+            "Permission denied (",
+            "Check the user in the `url` of {section}, and its `identity_file` or `password`: the server does not take them.",
+        ),
+        ("subsystem request failed", "Switch SFTP on at the server (`Subsystem sftp`)."),
+        ("No user exists for uid", "Run as a user that has a name: ssh asks for it."),
+        ("there is no /usr/bin/ssh", "Install OpenSSH's client (Debian: `openssh-client`)."),
+        ("Could not resolve hostname", "Check the `url` of {section}: its host cannot be resolved."),
+        ("Failure (status code 4)", "The server does not say why: look into its log, and at its free space and quota."),
         ("UnknownIssuer", "Set `ca_file` of {section} to the certificate of its authority."),
         ("Connection refused", "Check `endpoint` or `url` of {section}, and that the store runs."),
         ("dns error", "Check `endpoint`, `account` or `url` of {section}: its name cannot be resolved."),

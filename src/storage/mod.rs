@@ -7,6 +7,7 @@ mod compose;
 mod copy;
 mod error;
 mod file;
+mod folders;
 mod gcs;
 mod identity;
 pub mod layout;
@@ -19,6 +20,7 @@ mod patient;
 mod read;
 mod retry;
 mod s3;
+mod sftp;
 mod sse;
 mod sweep;
 mod target;
@@ -36,6 +38,7 @@ pub use options::{
     Addressing, Checksum, KINDS, Location, Profile, S3Options, TargetOptions, TokenChoice, TokenProvider, TokenSource, WebIdentity,
 };
 pub use read::Stored;
+pub use sftp::{SftpCredentials, SftpOptions, SftpPlace, answer};
 pub use sse::Sse;
 pub use target::{Access, Target};
 pub use upload::{PIECE, Shape, Upload};

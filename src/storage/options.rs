@@ -7,13 +7,15 @@ use std::time::Duration;
 use super::azure::AzureOptions;
 use super::gcs::GcsOptions;
 use super::limit::Limiter;
+use super::sftp::{SftpOptions, SftpPlace};
 use super::sse::Sse;
 use super::webdav::WebDavOptions;
 use crate::name::TargetName;
 use crate::secret::Secret;
 
 /// What the `url` of a target may be, for messages.
-pub const KINDS: &str = "`file:///path`, `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix` or `https://host/folder`";
+pub const KINDS: &str = "`file:///path`, `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`, `https://host/folder` or \
+    `sftp://user@host/path`";
 
 /// How to reach a target. Which kind it is, the URL says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub enum Location {
     Gcs { bucket: String, prefix: String, options: Box<GcsOptions> },
     /// A folder on a WebDAV server, `https://host/folder`, without a slash at its end.
     WebDav { url: String, options: Box<WebDavOptions> },
+    /// A folder on an SFTP server, `sftp://user@host:port/path`.
+    Sftp { place: SftpPlace, options: Box<SftpOptions> },
 }
 
 /// The S3 keys of a target; unset ones fall back to the `AWS_*` variables.
@@ -169,6 +173,7 @@ impl fmt::Display for Location {
             Self::Azure { container, prefix, .. } => write!(f, "az://{container}{}", of(prefix)),
             Self::Gcs { bucket, prefix, .. } => write!(f, "gs://{bucket}{}", of(prefix)),
             Self::WebDav { url, .. } => f.write_str(url),
+            Self::Sftp { place, .. } => place.fmt(f),
         }
     }
 }
@@ -188,6 +193,7 @@ impl Location {
                 (bucket, prefix, &options.endpoint) == (b, p, &o.endpoint)
             }
             (Self::WebDav { url, .. }, Self::WebDav { url: other, .. }) => url == other,
+            (Self::Sftp { place, .. }, Self::Sftp { place: other, .. }) => place == other,
             _ => false,
         }
     }
@@ -207,6 +213,9 @@ impl Location {
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
         if matches!(scheme, "http" | "https") {
             return webdav(url);
+        }
+        if scheme == "sftp" {
+            return Ok(Self::Sftp { place: SftpPlace::parse(url)?, options: Box::default() });
         }
         let what = match scheme {
             "s3" | "gs" => "a bucket",

@@ -7,9 +7,9 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 
 use super::error::StorageError;
-use super::file;
 use super::options::Location;
 use super::target::{Target, generic};
+use super::{file, folders};
 use crate::name::{BackupName, JobName};
 
 impl Target {
@@ -41,7 +41,7 @@ impl Target {
                     continue;
                 }
                 let key = self.layout().backup(&name);
-                folder.remove_if_empty(&key).await.map_err(self.call("remove", &key))?;
+                folders::remove_if_empty(&**folder, &key).await.map_err(self.call("remove", &key))?;
             }
         }
         let Some(bucket) = self.bucket() else { return Ok(()) };

@@ -12,13 +12,13 @@ use tokio::sync::Semaphore;
 
 use super::bucket::Bucket;
 use super::error::{Cause, StorageError};
+use super::folders::Folders;
 use super::layout::Layout;
 use super::limit::Limiter;
 use super::options::{Location, TargetOptions};
 use super::patient::{Patience, is_silent};
 use super::read::{self, Stored};
-use super::webdav::{self, WebDav};
-use super::{azure, file, gcs, s3};
+use super::{azure, file, gcs, s3, sftp, webdav};
 use crate::name::{ArtifactPath, BackupName, TargetName};
 
 /// How long a download may stand still, unless a job says.
@@ -47,7 +47,7 @@ pub struct Target {
     store: Arc<dyn ObjectStore>,
     /// The same store, where it can do more than any other kind.
     bucket: Option<Bucket>,
-    folder: Option<WebDav>,
+    folder: Option<Arc<dyn Folders>>,
     layout: Layout,
     limit: Option<Limiter>,
     ahead: Arc<Semaphore>,
@@ -102,7 +102,11 @@ impl Target {
             Location::WebDav { url, options: webdav } => {
                 let folder = webdav::open(&options.name, url, webdav)?;
                 let target = Self::over(options, Arc::new(folder.clone()), "");
-                Self { folder: Some(folder), ..target }
+                Self { folder: Some(folder.folders()), ..target }
+            }
+            Location::Sftp { place, options: sftp } => {
+                let (store, folders) = sftp::open(&options.name, place, sftp)?;
+                Self { folder: Some(folders), ..Self::over(options, store, "") }
             }
         };
         Ok(target.with_stall(stall))
@@ -111,7 +115,7 @@ impl Target {
     /// A target over a given store, such as a wrapper that injects faults.
     pub fn over(options: &TargetOptions, store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
         let (storage_class, part_size, max_parts) = match &options.location {
-            Location::File(_) | Location::WebDav { .. } => (None, None, None),
+            Location::File(_) | Location::WebDav { .. } | Location::Sftp { .. } => (None, None, None),
             Location::S3 { options: s3, .. } => (s3.storage_class.clone(), s3.part_size, Some(s3.max_parts)),
             Location::Azure { options: azure, .. } => (azure.storage_class.clone(), azure.part_size, Some(azure::MAX_BLOCKS)),
             Location::Gcs { options: gcs, .. } => (gcs.storage_class.clone(), gcs.part_size, Some(gcs::MAX_PARTS)),
@@ -176,7 +180,7 @@ impl Target {
         self.bucket.as_ref()
     }
 
-    pub(super) fn folder(&self) -> Option<&WebDav> {
+    pub(super) fn folder(&self) -> Option<&Arc<dyn Folders>> {
         self.folder.as_ref()
     }
 
@@ -345,8 +349,11 @@ impl Target {
         self.store.list(Some(prefix)).try_collect().await.map_err(self.call("list", prefix))
     }
 
-    /// Free bytes of the file system of a file target; `None` where nobody can say.
+    /// Free bytes of the file system of a target; `None` where nobody can say.
     pub async fn free_space(&self) -> Option<u64> {
+        if let Some(folder) = &self.folder {
+            return folder.free_space().await;
+        }
         let stat = self.file_system().await?;
         Some(stat.f_bavail * stat.f_frsize)
     }

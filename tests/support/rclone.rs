@@ -1,4 +1,4 @@
-//! rclone's WebDAV server, which is that of Go's own library.
+//! rclone's servers, which are those of Go's libraries: WebDAV and SFTP.
 
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use super::ports::Port;
-use super::process::{Process, bound_to_test};
+use super::process::{Process, bound_to_test, run};
 use super::scratch::Scratch;
 use super::tools;
 
@@ -24,10 +24,24 @@ impl Rclone {
 
     /// Serves a folder that holds an empty one, `backups`.
     pub fn start() -> Self {
+        Self::serve("webdav", |_, _| ())
+    }
+
+    /// Likewise by SFTP.
+    pub fn start_sftp() -> Self {
+        Self::serve("sftp", |command, scratch| {
+            run(Command::new("/usr/bin/ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f"]).arg(scratch.join("host")));
+            // without it a file is only written from its beginning to its end
+            command.args(["--key", "host", "--vfs-cache-mode", "writes", "--vfs-write-back", "0s", "--cache-dir", "cache"]);
+        })
+    }
+
+    fn serve(protocol: &str, set_up: impl FnOnce(&mut Command, &Scratch)) -> Self {
         let (scratch, port) = (Scratch::new(), Port::free());
         std::fs::create_dir_all(scratch.join("data/backups")).expect("create a folder");
         let mut command = Command::new(tools::installed("bin/rclone"));
-        command.args(["serve", "webdav", "data", "--addr", &format!("127.0.0.1:{}", port.number()), "--config", "none"]);
+        set_up(&mut command, &scratch);
+        command.args(["serve", protocol, "data", "--addr", &format!("127.0.0.1:{}", port.number()), "--config", "none"]);
         command.args(["--user", Self::USER, "--pass", Self::PASSWORD]).current_dir(scratch.path());
         let mut process = Process::spawn("rclone", bound_to_test(command, "KILL"), &scratch.join("log"), Signal::KILL);
         process.wait_until(|| TcpStream::connect(("127.0.0.1", port.number())).is_ok());
@@ -36,6 +50,16 @@ impl Rclone {
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/backups", self.port.number())
+    }
+
+    pub fn sftp_url(&self) -> String {
+        format!("sftp://{}@127.0.0.1:{}/backups", Self::USER, self.port.number())
+    }
+
+    /// Of the server by SFTP.
+    pub fn known_hosts(&self) -> PathBuf {
+        let key = std::fs::read_to_string(self.scratch.join("host.pub")).expect("a public key");
+        self.scratch.write("known_hosts", format!("[127.0.0.1]:{} {key}", self.port.number()))
     }
 
     /// Where it keeps what is stored.

@@ -10,8 +10,8 @@ use super::SecretText;
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "A target", rename = "Target")]
 pub(in crate::config) struct RawTarget {
-    /// `file:///path`, `file://./relative`, `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`, or `https://host/folder`
-    /// for WebDAV.
+    /// `file:///path`, `file://./relative`, `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`, `https://host/folder`
+    /// for WebDAV, or `sftp://user@host:port/path`.
     pub url: String,
     /// Most bytes a second of artifacts that go to this target and come from it, together, such as `20MiB/s`. Unset: no limit.
     pub limit: String,
@@ -80,10 +80,15 @@ pub(in crate::config) struct RawTarget {
     pub service_account: SecretText,
     /// WebDAV: name of the user.
     pub user: String,
-    /// WebDAV: password of the user, better one for this application alone.
+    /// WebDAV, SFTP: password of the user, better one for this application alone.
     pub password: SecretText,
     /// WebDAV: a bearer token, in place of user and password.
     pub token: SecretText,
+    /// SFTP: file with a private key, which nobody else may read. Unset, as `password` is: the keys that ssh finds by itself (its configuration,
+    /// an agent, `~/.ssh`).
+    pub identity_file: String,
+    /// SFTP: file with the server's public key, as `ssh-keyscan` writes it. Unset: what ssh knows. A server that is not known is told nothing.
+    pub known_hosts_file: String,
     /// Set by authentik's environment only.
     #[schemars(skip)]
     pub insecure_skip_verify: bool,
@@ -122,6 +127,8 @@ impl Default for RawTarget {
             user: String::new(),
             password: SecretText::default(),
             token: SecretText::default(),
+            identity_file: String::new(),
+            known_hosts_file: String::new(),
             insecure_skip_verify: false,
         }
     }

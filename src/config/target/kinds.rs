@@ -13,6 +13,7 @@ enum Kind {
     Azure,
     Google,
     WebDav,
+    Sftp,
 }
 
 impl Kind {
@@ -23,6 +24,7 @@ impl Kind {
             Location::Azure { .. } => Self::Azure,
             Location::Gcs { .. } => Self::Google,
             Location::WebDav { .. } => Self::WebDav,
+            Location::Sftp { .. } => Self::Sftp,
         }
     }
 
@@ -34,6 +36,7 @@ impl Kind {
             Self::Azure => "Azure",
             Self::Google => "Google",
             Self::WebDav => "WebDAV",
+            Self::Sftp => "SFTP",
         }
     }
 
@@ -45,6 +48,7 @@ impl Kind {
             Self::Azure => "a container in Azure",
             Self::Google => "a bucket of Google",
             Self::WebDav => "a folder on a WebDAV server",
+            Self::Sftp => "a folder on an SFTP server",
         }
     }
 }
@@ -53,7 +57,7 @@ impl Kind {
 const COMMON: [&str; 2] = ["url", "limit"];
 
 /// Keys of other kinds than S3, or of several; what stands nowhere here belongs to S3.
-const OWNERS: [(&str, &[Kind]); 16] = [
+const OWNERS: [(&str, &[Kind]); 18] = [
     ("endpoint", &[Kind::S3, Kind::Azure, Kind::Google]),
     ("allow_http", &[Kind::S3, Kind::Azure, Kind::Google, Kind::WebDav]),
     ("ca_file", &[Kind::S3, Kind::Azure, Kind::Google, Kind::WebDav]),
@@ -68,8 +72,10 @@ const OWNERS: [(&str, &[Kind]); 16] = [
     ("federated_token_file", &[Kind::Azure]),
     ("service_account", &[Kind::Google]),
     ("user", &[Kind::WebDav]),
-    ("password", &[Kind::WebDav]),
+    ("password", &[Kind::WebDav, Kind::Sftp]),
     ("token", &[Kind::WebDav]),
+    ("identity_file", &[Kind::Sftp]),
+    ("known_hosts_file", &[Kind::Sftp]),
 ];
 
 /// Tells the keys that a target at `location` does not have.

@@ -187,8 +187,6 @@ fn a_target_has_a_place_of_its_own() {
         "2:7: targets.a.url: is not a bucket: its name may hold letters, digits, `.`, `-` and `_`",
     );
     check("[targets.a]\nurl = \"file:///x\"\n[targets.b]\nurl = \"file:///x/\"\n", "4:7: targets.b.url: is the same place as [targets.a]");
-    let later = format!("2:7: targets.a.url: `sftp://` targets are not in this version: use {KINDS}");
-    check("[targets.a]\nurl = \"sftp://b/x\"\n", &later);
 }
 
 #[test]
@@ -274,6 +272,36 @@ fn the_keys_of_webdav_fit_together() {
     }
     let places = settings("[targets.a]\nurl = \"https://host/a b/c/\"\n[targets.b]\nurl = \"https://host\"\n", &[]).targets;
     assert_eq!(names(places.iter().map(|target| &target.location)), ["https://host/a%20b/c", "https://host"]);
+}
+
+#[test]
+#[cfg(feature = "sftp")]
+fn the_keys_of_sftp_fit_together() {
+    let sftp = |url: &str, rest: &str| format!("[targets.a]\nurl = \"{url}\"\n{rest}\n");
+    let here = |rest: &str| sftp("sftp://me@host/folder", rest);
+    check(
+        &here("identity_file = \"/key\"\npassword = \"p\""),
+        "4:12: targets.a.password: is one of two credentials: `identity_file` is set, too (a key with a passphrase has to be in an agent)",
+    );
+    check(&here("user = \"u\""), "3:8: targets.a.user: is a key of WebDAV, but the `url` is that of a folder on an SFTP server");
+    for url in ["sftp://u:canary@host/folder", "sftp://u:can/ary@host/folder", "sftp://:canary@host/folder"] {
+        check(&sftp(url, ""), "2:7: targets.a.url: must not hold credentials: use `identity_file` or `password`");
+    }
+    for url in ["sftp://host", "sftp://-oProxyCommand=x/folder", "sftp://host/a/../b"] {
+        let text = format!(
+            "2:7: targets.a.url: `{url}` is not a folder on an SFTP server (expected `sftp://user@host/path`, or `sftp://user@host/~/path` below \
+             its home)"
+        );
+        check(&sftp(url, ""), &text);
+    }
+    let of = |rest: &str, env: &[(&str, &str)]| match settings(&here(rest), env).targets.remove(0).location {
+        Location::Sftp { options, .. } => format!("{:?} {:?} {:?}", options.credentials, options.known_hosts_file, options.agent),
+        other => panic!("{other}"),
+    };
+    assert_eq!(of("", &[]), "Ambient None None");
+    assert_eq!(of("", &[("SSH_AUTH_SOCK", "/agent")]), "Ambient None Some(\"/agent\")");
+    assert_eq!(of("password = \"p\"", &[]), "Password(***) None None");
+    assert_eq!(of("identity_file = \"/key\"\nknown_hosts_file = \"/known\"", &[]), "Identity(\"/key\") Some(\"/known\") None");
 }
 
 #[test]

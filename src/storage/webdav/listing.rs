@@ -8,18 +8,12 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use url::Url;
 
+use super::super::folders::Found;
 use super::unknown_time;
 
 /// Asks for no more than is needed.
 pub(super) const QUESTION: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?><D:propfind xmlns:D=\"DAV:\"><D:prop><D:getcontentlength/>\
     <D:getlastmodified/><D:getetag/><D:resourcetype/></D:prop></D:propfind>";
-
-/// What lies in a folder.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Found {
-    Folder(Path),
-    Object(ObjectMeta),
-}
 
 #[derive(Deserialize)]
 struct MultiStatus {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::Utc;
-use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
+use futures_util::stream::BoxStream;
 use object_store::http::{HttpBuilder, HttpStore};
 use object_store::path::Path;
 use object_store::{
@@ -25,11 +25,11 @@ use object_store::{
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use url::Url;
 
-use self::listing::Found;
 use self::requests::Requests;
 use self::upload::Streamed;
 use super::client::{self, Connector};
 use super::error::StorageError;
+use super::folders::{self, Folders};
 use super::layout;
 use super::retry;
 use crate::name::TargetName;
@@ -101,22 +101,9 @@ fn authorization(target: &TargetName, credentials: &WebDavCredentials) -> Result
 }
 
 impl WebDav {
-    /// Removes folders below `folder`, and itself, that hold nothing but such folders. Nobody may be writing there: a server removes a
-    /// folder with what has come into it meanwhile.
-    pub(super) async fn remove_if_empty(&self, folder: &Path) -> Result<()> {
-        let mut waiting = vec![folder.clone()];
-        while let Some(next) = waiting.pop() {
-            for found in self.requests.children(&next).await?.unwrap_or_default() {
-                match found {
-                    Found::Folder(path) => waiting.push(path),
-                    Found::Object(_) => return Ok(()),
-                }
-            }
-        }
-        match self.requests.delete_folder(folder).await {
-            Err(Error::NotFound { .. }) => Ok(()),
-            done => done,
-        }
+    /// To sweep it.
+    pub(super) fn folders(&self) -> Arc<dyn Folders> {
+        self.requests.clone()
     }
 
     /// What is private to a run, and read by nobody who could not tell that it is not whole.
@@ -124,12 +111,8 @@ impl WebDav {
         key.as_ref().starts_with(layout::PRIVATE)
     }
 
-    fn unfinished() -> Path {
-        Path::from_iter([layout::PRIVATE, layout::UNFINISHED, uuid::Uuid::new_v4().to_string().as_str()])
-    }
-
     async fn put_and_move(&self, key: &Path, payload: PutPayload, content_type: Option<&str>, overwrite: bool) -> Result<()> {
-        let unfinished = Self::unfinished();
+        let unfinished = folders::unfinished();
         let stored = async {
             self.requests.put(&unfinished, payload.clone(), content_type).await?;
             self.requests.expect_size(&unfinished, payload.content_length() as u64).await?;
@@ -165,7 +148,7 @@ impl ObjectStore for WebDav {
 
     async fn put_multipart_opts(&self, key: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         let kind = content_type(&options.attributes);
-        Ok(Box::new(Streamed::begin(self.requests.clone(), Self::unfinished(), key.clone(), kind).await?))
+        Ok(Box::new(Streamed::begin(self.requests.clone(), folders::unfinished(), key.clone(), kind).await?))
     }
 
     async fn get_opts(&self, key: &Path, options: GetOptions) -> Result<GetResult> {
@@ -177,45 +160,11 @@ impl ObjectStore for WebDav {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let root = prefix.cloned().unwrap_or_default();
-        // a folder that is not there has nothing in it; but that of the target has to be there
-        let must_be_there = root.as_ref().is_empty();
-        let requests = self.requests.clone();
-        let folders = futures_util::stream::try_unfold(vec![root], move |mut waiting| {
-            let requests = requests.clone();
-            async move {
-                let Some(folder) = waiting.pop() else { return Ok::<_, Error>(None) };
-                let mut objects = Vec::new();
-                let children = match requests.children(&folder).await? {
-                    None if must_be_there && folder.as_ref().is_empty() => return Err(requests.no_base()),
-                    children => children.unwrap_or_default(),
-                };
-                for found in children {
-                    match found {
-                        Found::Folder(path) => waiting.push(path),
-                        Found::Object(meta) => objects.push(Ok(meta)),
-                    }
-                }
-                Ok(Some((futures_util::stream::iter(objects), waiting)))
-            }
-        });
-        folders.try_flatten().boxed()
+        folders::list(self.requests.clone(), prefix)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        let folder = prefix.cloned().unwrap_or_default();
-        let children = match self.requests.children(&folder).await? {
-            None if folder.as_ref().is_empty() => return Err(self.requests.no_base()),
-            children => children.unwrap_or_default(),
-        };
-        let (mut common_prefixes, mut objects) = (Vec::new(), Vec::new());
-        for found in children {
-            match found {
-                Found::Folder(path) => common_prefixes.push(path),
-                Found::Object(meta) => objects.push(meta),
-            }
-        }
-        Ok(ListResult { common_prefixes, objects, extensions: object_store::Extensions::new() })
+        folders::list_with_delimiter(&*self.requests, prefix).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody, HttpResponse};
 use object_store::path::Path;
@@ -12,9 +13,10 @@ use reqwest::header::HeaderValue;
 use url::Url;
 
 use super::super::client::Connector;
+use super::super::folders::{Folders, Found, NO_BASE};
 use super::super::retry::Retries;
 use super::failed;
-use super::listing::{self, Found};
+use super::listing;
 
 #[derive(Debug)]
 pub(super) struct Requests {
@@ -65,20 +67,6 @@ impl Requests {
         url
     }
 
-    /// The folder of the target is not there.
-    pub(super) fn no_base(&self) -> Error {
-        failed("there is no such folder on the server (status code: 404)")
-    }
-
-    /// What lies in a folder; `None` if it is not there.
-    pub(super) async fn children(&self, folder: &Path) -> Result<Option<Vec<Found>>> {
-        let answer = match self.propfind(self.folder_url(folder), folder, "1").await {
-            Err(Error::NotFound { .. }) => return Ok(None),
-            answer => answer?,
-        };
-        listing::children(&answer, &self.base, folder).map(Some).map_err(failed)
-    }
-
     /// # Errors
     /// When the object is not there, or has another size: a server may take what it does not keep.
     pub(super) async fn expect_size(&self, key: &Path, bytes: u64) -> Result<()> {
@@ -120,12 +108,6 @@ impl Requests {
 
     pub(super) async fn delete(&self, key: &Path) -> Result<()> {
         self.delete_at(self.url(key), key).await
-    }
-
-    /// With everything in it.
-    pub(super) async fn delete_folder(&self, folder: &Path) -> Result<()> {
-        held(&self.folders).retain(|known| !known.prefix_matches(folder));
-        self.delete_at(self.folder_url(folder), folder).await
     }
 
     async fn delete_at(&self, url: Url, key: &Path) -> Result<()> {
@@ -194,6 +176,27 @@ impl Requests {
             408 | 429 | 500 | 503 | 504 => Err(refusal(status, &body, call.key)),
             _ => Ok(Err(refusal(status, &body, call.key))),
         }
+    }
+}
+
+#[async_trait]
+impl Folders for Requests {
+    async fn children(&self, folder: &Path) -> Result<Option<Vec<Found>>> {
+        let answer = match self.propfind(self.folder_url(folder), folder, "1").await {
+            Err(Error::NotFound { .. }) => return Ok(None),
+            answer => answer?,
+        };
+        listing::children(&answer, &self.base, folder).map(Some).map_err(failed)
+    }
+
+    /// A server removes it with what has come into it meanwhile.
+    async fn remove_folder(&self, folder: &Path) -> Result<()> {
+        held(&self.folders).retain(|known| !known.prefix_matches(folder));
+        self.delete_at(self.folder_url(folder), folder).await
+    }
+
+    fn no_base(&self) -> Error {
+        failed(format!("{NO_BASE} (status code: 404)"))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod azure;
 mod google;
+mod sftp;
 mod webdav;
 
 use backstay::name::JobName;
