@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use backstay::secret::Secret;
 use backstay::storage::{Location, SftpCredentials, SftpOptions, TargetOptions};
 use rustix::process::Signal;
 
@@ -91,28 +90,23 @@ fn backups_live_on_the_sftp_server_of_rclone() {
     let house = House::new(20, &with_password(&server, Rclone::PASSWORD));
     let name = house.lives_through_two_backups();
     assert_only(&server.folder(), &name);
+    // it has no links, by which a lease is taken elsewhere
+    house.configure(&format!("{}limit = \"8MiB/s\"\n", with_password(&server, Rclone::PASSWORD)));
+    let mut running = house.backstay.spawn(&["backup"]);
+    wait_until("the upload does not begin", || on_the_way(&server.folder()) > 0);
+    house.backstay.run(&["backup"]).expect_code(11);
+    running.kill().expect("killed");
+    running.wait().expect("its end");
 }
 
 #[tokio::test]
 async fn a_lease_on_an_sftp_server_is_held_by_one() {
-    let (openssh, plain, rclone) = (Sshd::start(), Sshd::without_extensions(), Rclone::start_sftp());
-    let key = |server: &Sshd| (by_openssh(server), server.url(), server.known_hosts(), SftpCredentials::Identity(server.identity()));
-    let password = (
-        with_password(&rclone, Rclone::PASSWORD),
-        rclone.sftp_url(),
-        rclone.known_hosts(),
-        SftpCredentials::Password(Secret::parse(Rclone::PASSWORD)),
-    );
-    for (section, url, known_hosts, credentials) in [key(&openssh), key(&plain), password] {
-        // ssh is answered by the program itself, which this is not
-        let credentials = match credentials {
-            SftpCredentials::Password(_) => continue,
-            other => other,
-        };
-        let house = House::new(0, &section);
-        let mut location = Location::parse(&url).expect("a URL");
+    for server in [Sshd::start(), Sshd::without_extensions()] {
+        let house = House::new(0, &by_openssh(&server));
+        let mut location = Location::parse(&server.url()).expect("a URL");
         if let Location::Sftp { options, .. } = &mut location {
-            **options = SftpOptions { credentials, known_hosts_file: Some(known_hosts), agent: None };
+            let credentials = SftpCredentials::Identity(server.identity());
+            **options = SftpOptions { credentials, known_hosts_file: Some(server.known_hosts()), agent: None };
         }
         assert_leases_hold(&house, &TargetOptions { name: "cloud".parse().expect("a name"), location, limit: None }).await;
     }
