@@ -10,18 +10,8 @@ use object_store::ObjectStore;
 
 use crate::support::process::output;
 use crate::support::relay::Relay;
+use crate::support::sample::dense_media;
 use crate::support::{Authority, Backstay, Outcome, Scratch, Seaweed, toml};
-
-/// A directory of a few incompressible megabytes.
-fn source() -> Scratch {
-    let scratch = Scratch::new();
-    for i in 0..8 {
-        let mut noise = vec![0; 1 << 20];
-        blake3::Hasher::new_keyed(&[i; 32]).finalize_xof().fill(&mut noise);
-        scratch.write(format!("media/{i}"), noise);
-    }
-    scratch
-}
 
 fn component(source: &Scratch) -> String {
     toml::directory("media", &source.join("media"))
@@ -60,7 +50,7 @@ fn run_mounted(backstay: &Backstay, folder: &Path, options: &str, args: &[&str],
 
 #[test]
 fn a_full_target_fails_the_run_and_keeps_no_half_of_it() {
-    let (source, store) = (source(), Scratch::new());
+    let (source, store) = (dense_media(), Scratch::new());
     let folder = store.join("full");
     let backstay = Backstay::new(&[component(&source), toml::file_target("full", &folder)].concat());
     let find = format!("find '{}' -type f -size +0", folder.display());
@@ -73,7 +63,7 @@ fn a_full_target_fails_the_run_and_keeps_no_half_of_it() {
 
 #[test]
 fn a_read_only_target_fails_the_run() {
-    let (source, store) = (source(), Scratch::new());
+    let (source, store) = (dense_media(), Scratch::new());
     let folder = store.join("locked");
     let backstay = Backstay::new(&[component(&source), toml::file_target("locked", &folder)].concat());
     let (outcome, _) = run_mounted(&backstay, &folder, "size=64m,ro", &["backup"], "true");
@@ -82,7 +72,7 @@ fn a_read_only_target_fails_the_run() {
 
 #[test]
 fn a_missing_bucket_fails_the_run_and_is_said() {
-    let (source, store) = (source(), Seaweed::start());
+    let (source, store) = (dense_media(), Seaweed::start());
     let backstay = Backstay::new(&[component(&source), toml::s3_target("s3", &store, "nowhere")].concat());
     backstay.run(&["backup"]).expect_code(3).expect_message("target `s3`").expect_message("bucket does not exist");
     backstay.run(&["check"]).expect_code(3);
@@ -91,7 +81,7 @@ fn a_missing_bucket_fails_the_run_and_is_said() {
 
 #[test]
 fn wrong_keys_fail_the_run_and_are_not_shown() {
-    let (source, store) = (source(), Seaweed::start());
+    let (source, store) = (dense_media(), Seaweed::start());
     for (access_key, secret_key) in [(store.access_key.as_str(), "canary-wrong-secret"), ("canary-nobody", store.secret_key.as_str())] {
         let target = toml::s3_target_as("s3", &store, Seaweed::BUCKET, access_key, secret_key);
         let backstay = Backstay::new(&[component(&source), target].concat());
@@ -107,7 +97,7 @@ fn wrong_keys_fail_the_run_and_are_not_shown() {
 
 #[test]
 fn a_store_with_a_certificate_of_its_own_authority_needs_and_takes_its_ca_file() {
-    let (source, authority) = (source(), Authority::new());
+    let (source, authority) = (dense_media(), Authority::new());
     let store = Seaweed::start_tls(&authority);
     let target = toml::s3_target("s3", &store, Seaweed::BUCKET);
     let backstay = Backstay::new(&[component(&source), target.clone()].concat());
@@ -120,7 +110,7 @@ fn a_store_with_a_certificate_of_its_own_authority_needs_and_takes_its_ca_file()
 
 #[test]
 fn a_clock_that_is_wrong_by_more_than_the_store_takes_is_named() {
-    let (source, store) = (source(), Seaweed::start());
+    let (source, store) = (dense_media(), Seaweed::start());
     let backstay = Backstay::new(&[component(&source), toml::s3_target("s3", &store, Seaweed::BUCKET)].concat()).with_clock("+2h");
     backstay.run(&["backup"]).expect_code(3).expect_message("Set this machine's clock");
     backstay.run(&["check"]).expect_code(3);
@@ -129,7 +119,7 @@ fn a_clock_that_is_wrong_by_more_than_the_store_takes_is_named() {
 /// The name of the endpoint is one that only a proxy could find.
 #[test]
 fn requests_go_through_the_proxy_of_the_environment_unless_it_says_no() {
-    let (source, store) = (source(), Seaweed::start());
+    let (source, store) = (dense_media(), Seaweed::start());
     let relay = Relay::counting(store.port(), "x-amz-date");
     let target = toml::s3_target_by("s3", "http://store.invalid:9000", &store, Seaweed::BUCKET);
     let new = || Backstay::new(&[component(&source), target.clone()].concat()).env("HTTP_PROXY", relay.endpoint());
@@ -160,7 +150,7 @@ fn a_wrong_region_fails_the_run_and_the_right_one_is_said() {
             });
         }
     });
-    let source = source();
+    let source = dense_media();
     let target = format!(
         "[targets.s3]\nurl = \"s3://backups\"\nendpoint = \"http://127.0.0.1:{port}\"\nregion = \"us-east-1\"\naddressing = \"path\"\n\
          allow_http = true\naccess_key_id = \"a\"\nsecret_access_key = \"b\"\n"
@@ -171,7 +161,7 @@ fn a_wrong_region_fails_the_run_and_the_right_one_is_said() {
 
 #[test]
 fn a_target_that_fails_does_not_fail_the_other() {
-    let (source, store, seaweed) = (source(), Scratch::new(), Seaweed::start());
+    let (source, store, seaweed) = (dense_media(), Scratch::new(), Seaweed::start());
     let folder = store.join("backups");
     let targets = [toml::s3_target("broken", &seaweed, "nowhere"), toml::file_target("sound", &folder)].concat();
     let backstay = Backstay::new(&[component(&source), targets].concat());
@@ -188,7 +178,7 @@ fn a_target_that_fails_does_not_fail_the_other() {
 
 #[test]
 fn a_dead_server_is_a_failed_target() {
-    let (source, store) = (source(), Scratch::new());
+    let (source, store) = (dense_media(), Scratch::new());
     let mut seaweed = Seaweed::start();
     let targets = [toml::s3_target("offsite", &seaweed, Seaweed::BUCKET), toml::file_target("local", &store.join("backups"))].concat();
     let backstay = Backstay::new(&[component(&source), targets].concat());

@@ -7,7 +7,18 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, XattrFlags};
 
-use super::{Postgres, Redis, Version};
+use super::{Postgres, Redis, Scratch, Version};
+
+/// A directory `media` of 8 files of a MiB each, which no compression makes smaller.
+pub fn dense_media() -> Scratch {
+    let scratch = Scratch::new();
+    for i in 0..8 {
+        let mut noise = vec![0; 1 << 20];
+        blake3::Hasher::new_keyed(&[i; 32]).finalize_xof().fill(&mut noise);
+        scratch.write(format!("media/{i}"), noise);
+    }
+    scratch
+}
 
 /// The database `app`, with kinds of objects that restores forget: settings, ACLs, owners, large objects, sequences, odd names.
 pub fn fill_postgres(server: &Postgres) {
