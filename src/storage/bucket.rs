@@ -17,8 +17,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::OnceCell;
 use url::Url;
 
-use super::client::Connector;
 use super::error::element;
+use super::identity::S3Connector;
 use super::retry::Retries;
 use super::sse::CustomerKey;
 
@@ -30,7 +30,7 @@ pub(super) const KEY: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remo
 pub(super) struct Bucket {
     store: AmazonS3,
     name: String,
-    region: String,
+    connector: S3Connector,
     options: ClientOptions,
     client: Arc<OnceCell<HttpClient>>,
     customer_key: CustomerKey,
@@ -38,7 +38,7 @@ pub(super) struct Bucket {
 
 impl fmt::Debug for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bucket").field("name", &self.name).field("region", &self.region).finish_non_exhaustive()
+        f.debug_struct("Bucket").field("name", &self.name).field("region", &self.connector.region).finish_non_exhaustive()
     }
 }
 
@@ -56,9 +56,9 @@ enum Failure {
 }
 
 impl Bucket {
-    /// `options` are those that the store was built with.
-    pub(super) fn new(store: AmazonS3, name: &str, region: String, options: ClientOptions) -> Self {
-        Self { store, name: name.to_owned(), region, options, client: Arc::default(), customer_key: CustomerKey::default() }
+    /// `connector` and `options` are those that the store was built with.
+    pub(super) fn new(store: AmazonS3, name: &str, connector: S3Connector, options: ClientOptions) -> Self {
+        Self { store, name: name.to_owned(), connector, options, client: Arc::default(), customer_key: CustomerKey::default() }
     }
 
     /// Whose objects are encrypted with that key.
@@ -105,13 +105,13 @@ impl Bucket {
     }
 
     pub(super) async fn client(&self) -> Result<&HttpClient> {
-        self.client.get_or_try_init(async || Connector.connect(&self.options)).await
+        self.client.get_or_try_init(async || self.connector.connect(&self.options)).await
     }
 
     /// Signs a request.
     pub(super) async fn authorize(&self, request: &mut HttpRequest) -> Result<()> {
         let credential = self.store.credentials().get_credential().await?;
-        AwsAuthorizer::new(&credential, "s3", &self.region).try_authorize(request, None)
+        AwsAuthorizer::new(&credential, "s3", &self.connector.region).try_authorize(request, None)
     }
 
     /// The object's URL, in the style of addressing that the store was built with.

@@ -1,7 +1,8 @@
 //! Credentials that end: asked for when the first request wants them, again well before they end, and by one request for all.
 //!
 //! Each request asks anew which credentials to sign with, so that those of a long upload change while it goes on. While old ones are still
-//! good, nobody waits for a provider that is down: a renewal that fails is a warning, and is tried again a little later.
+//! good, nobody waits for a provider that is down: a renewal that fails is a warning, and is tried again a little later. Those that a store takes
+//! no more before their end are dropped, and the request is made with new ones ([`renewing`]).
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,9 +21,11 @@ mod grant;
 mod helper;
 mod ini;
 mod profile;
+mod renewing;
 mod web;
 
 pub(super) use error::{IdentityError, identity_error};
+pub(super) use renewing::S3Connector;
 pub(super) use web::Web;
 
 /// New credentials are asked for when a third of their life is left, and not before the last quarter of an hour.
@@ -160,6 +163,16 @@ impl Identity {
                 Err(error)
             }
         }
+    }
+
+    /// What a store may take that takes the credentials of this ID no more; `None`: nobody gives others.
+    async fn instead_of(&self, id: &str) -> Result<Option<Arc<AwsCredential>>, Arc<IdentityError>> {
+        // another request may have been refused before, and new ones be held already
+        let dropped = self.state().held.take_if(|held| held.credential.key_id == id);
+        if dropped.is_some() {
+            tracing::warn!("the store does not take the credentials any more; others are asked for");
+        }
+        Ok(Some(self.get().await?).filter(|new| new.key_id != id))
     }
 
     /// With retries.

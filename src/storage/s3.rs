@@ -6,9 +6,9 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use url::Url;
 
 use super::bucket::Bucket;
-use super::client::{self, Connector};
+use super::client;
 use super::error::StorageError;
-use super::identity::{Giver, Identity, Web};
+use super::identity::{Giver, Identity, S3Connector, Web};
 use super::options::{Addressing, Checksum, S3Options};
 use super::retry;
 use super::sse::{self, CustomerKey, Sse};
@@ -27,7 +27,6 @@ pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Re
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_client_options(client.clone())
-        .with_http_connector(Connector)
         .with_retry(retry::config())
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_allow_http(options.allow_http);
@@ -59,11 +58,14 @@ pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Re
     if let Some(token) = reveal(&options.session_token)? {
         builder = builder.with_token(token.expose());
     }
-    if let Some(web) = &options.web_identity {
-        let web = Web::new(web.as_ref().clone()).map_err(|e| setup(Arc::new(e).into()))?;
-        builder = builder.with_credentials(Arc::new(Identity::new(Giver::Web(Box::new(web)))));
-    } else if let Some(profile) = &options.profile {
-        builder = builder.with_credentials(Arc::new(Identity::new(Giver::Profile(profile.clone()))));
+    let giver = match (&options.web_identity, &options.profile) {
+        (Some(web), _) => Some(Giver::Web(Box::new(Web::new(web.as_ref().clone()).map_err(|e| setup(Arc::new(e).into()))?))),
+        (None, Some(profile)) => Some(Giver::Profile(profile.clone())),
+        (None, None) => None,
+    };
+    let identity = giver.map(|giver| Arc::new(Identity::new(giver)));
+    if let Some(identity) = &identity {
+        builder = builder.with_credentials(identity.clone());
     }
     let algorithm = match options.checksum {
         Checksum::None => None,
@@ -83,8 +85,9 @@ pub(super) fn open(target: &TargetName, bucket: &str, options: &S3Options) -> Re
     builder = sse::apply(builder, &options.sse, &customer_key);
     // as the builder has it
     let region = builder.get_config_value(&AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".to_owned());
-    let store = builder.build().map_err(|e| setup(e.into()))?;
-    Ok(Bucket::new(store, bucket, region, client).with_customer_key(customer_key))
+    let connector = S3Connector { identity, region };
+    let store = builder.with_http_connector(connector.clone()).build().map_err(|e| setup(e.into()))?;
+    Ok(Bucket::new(store, bucket, connector, client).with_customer_key(customer_key))
 }
 
 /// object_store wants the bucket's name in the endpoint when requests are virtual-hosted.

@@ -1,5 +1,7 @@
 //! Credentials that a store gives for the token of an identity provider, against SeaweedFS's STS and a provider of the tests' own.
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use backstay::chain::describe;
@@ -8,18 +10,9 @@ use backstay::storage::{Access, Location, S3Options, Target, TargetOptions, Toke
 use object_store::path::Path;
 
 use crate::support::issuer::Behaviour;
+use crate::support::proxy::Request;
+use crate::support::sample::dense_media;
 use crate::support::{Authority, Backstay, Fault, Issuer, Outcome, Proxy, Scratch, Seaweed, Tree, assert_same_tree, toml};
-
-/// A directory of 8 incompressible MiB.
-fn source() -> Scratch {
-    let scratch = Scratch::new();
-    for i in 0..8 {
-        let mut noise = vec![0; 1 << 20];
-        blake3::Hasher::new_keyed(&[i; 32]).finalize_xof().fill(&mut noise);
-        scratch.write(format!("media/{i}"), noise);
-    }
-    scratch
-}
 
 /// A provider, a store that trusts it, and a directory to back up.
 struct Site {
@@ -32,14 +25,14 @@ impl Site {
     fn new() -> Self {
         let issuer = Issuer::start();
         let store = Seaweed::start_trusting(&issuer, None);
-        Self { issuer, store, source: source() }
+        Self { issuer, store, source: dense_media() }
     }
 
     /// With credentials that live so long.
     fn for_seconds(seconds: u64) -> Self {
         let issuer = Issuer::start();
         let store = Seaweed::start_trusting_for(&issuer, Duration::from_secs(seconds));
-        Self { issuer, store, source: source() }
+        Self { issuer, store, source: dense_media() }
     }
 
     /// The keys of a section in the store.
@@ -228,6 +221,52 @@ async fn requests_that_come_at_once_ask_once_whatever_comes_of_it() {
     assert_eq!(site.issuer.asked().len(), 2);
 }
 
+/// What a request asks for, but for whose sake: keys and numbers left out.
+fn kind(request: &Request) -> String {
+    let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+    let keys: Vec<&str> = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default()).collect();
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let name = if name.starts_with("0000") { "lease" } else { name };
+    format!("{} {name} {}", request.method, keys.join("&"))
+}
+
+#[test]
+fn credentials_that_the_store_takes_no_more_are_replaced_at_each_kind_of_request() {
+    let site = Site::new();
+    let seen = Mutex::new(BTreeSet::new());
+    let proxy = Proxy::new(site.store.port(), move |request| {
+        let first = request.holds("Credential=") && seen.lock().expect("no panic holds it").insert(kind(request));
+        let code = if request.lists() { "InvalidAccessKeyId" } else { "ExpiredToken" };
+        first.then_some(Fault::Refused(400, code))
+    });
+    // the tokens come by the proxy, too
+    let target = site.section("targets.minio", &proxy.endpoint(), &site.table()).replace("allow_http", "part_size = \"5MiB\"\nallow_http");
+    let media = toml::directory("media", &site.source.join("media"));
+    let backstay = Backstay::new(&[job(), "compression = \"none\"\nkeep_last = 1\n".to_owned(), media, target].concat());
+    for _ in 0..2 {
+        let outcome = backstay.succeed(&["backup", "--json"]);
+        assert_no_secrets(&outcome);
+        assert_eq!(outcome.json()["status"], "complete");
+    }
+    let by_refusal = proxy.faults();
+    // a list, leases, what only S3 has, the parts and the rest of an upload, checksums and manifest, reads, and deletions
+    assert!(by_refusal >= 10, "{by_refusal}");
+    assert!(site.issuer.asked().len() > 2, "{:?}", site.issuer.asked().len());
+    let out = Scratch::new();
+    backstay.succeed(&["restore", "latest", "--yes", "--into", &format!("media={}", out.join("media").display())]);
+    assert_same_tree(&Tree::of(&site.source.join("media")), &Tree::of(&out.join("media")));
+    assert!(proxy.faults() > by_refusal, "the archive was read");
+}
+
+#[test]
+fn a_store_that_takes_no_credentials_at_all_is_not_asked_for_ever() {
+    let site = Site::new();
+    let proxy = Proxy::new(site.store.port(), |request| request.holds("Credential=").then_some(Fault::Refused(403, "InvalidAccessKeyId")));
+    let outcome = site.program_by(&proxy.endpoint(), &site.table()).run(&["backup"]).expect_code(3).expect_message("InvalidAccessKeyId");
+    assert_no_secrets(&outcome);
+    assert!(site.issuer.asked().len() <= 2 * proxy.faults() && proxy.faults() <= 12, "{} {}", site.issuer.asked().len(), proxy.faults());
+}
+
 /// New ones are asked for after 10 of 15 seconds.
 #[tokio::test]
 async fn old_credentials_are_used_to_their_end_when_there_are_no_new_ones() {
@@ -250,7 +289,7 @@ async fn old_credentials_are_used_to_their_end_when_there_are_no_new_ones() {
 fn a_provider_that_is_down_for_a_moment_fails_nothing() {
     let site = Site::new();
     site.issuer.behave(Behaviour { down: 3, ..Behaviour::default() });
-    let assumes = |request: &crate::support::proxy::Request| request.holds("AssumeRoleWithWebIdentity");
+    let assumes = |request: &Request| request.holds("AssumeRoleWithWebIdentity");
     let proxy = Proxy::first(site.store.port(), 2, Fault::Answer(503, ""), assumes);
     site.program_by(&proxy.endpoint(), &site.table()).backup();
     assert_eq!((site.issuer.asked().len(), proxy.faults()), (6, 2));
@@ -333,7 +372,7 @@ fn who_is_not_there_or_is_nobody_for_tokens_is_said() {
 fn the_certificates_of_the_target_hold_for_its_credentials() {
     let (issuer, authority) = (Issuer::start(), Authority::new());
     let store = Seaweed::start_trusting(&issuer, Some(&authority));
-    let site = Site { issuer, store, source: source() };
+    let site = Site { issuer, store, source: dense_media() };
     let backstay = site.program(&site.table());
     let outcome = backstay.run(&["backup"]).expect_code(3);
     outcome.expect_message("for credentials").expect_message("Set `ca_file`");

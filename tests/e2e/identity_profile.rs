@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use crate::support::sample::dense_media;
 use crate::support::{Backstay, Scratch, Seaweed, toml};
 
 /// A store, a directory to back up, and files of AWS's tools.
@@ -14,13 +15,7 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
-        let site = Self { store: Seaweed::start(), source: Scratch::new(), home: Scratch::new() };
-        for i in 0..8 {
-            let mut noise = vec![0; 1 << 20];
-            blake3::Hasher::new_keyed(&[i; 32]).finalize_xof().fill(&mut noise);
-            site.source.write(format!("media/{i}"), noise);
-        }
-        site
+        Self { store: Seaweed::start(), source: dense_media(), home: Scratch::new() }
     }
 
     /// With `keys` of the target.
@@ -120,6 +115,21 @@ fn a_program_is_asked_again_before_its_keys_end() {
     site.program(&format!("{NIGHT}limit = \"800KiB/s\"\n")).backup();
     assert!(began.elapsed() > Duration::from_secs(7), "over before the keys were");
     assert!(site.calls().len() >= 2, "{:?}", site.calls());
+}
+
+#[test]
+fn a_program_is_asked_again_when_the_store_does_not_take_its_keys() {
+    let site = Site::new();
+    let stale = "{\"Version\": 1, \"AccessKeyId\": \"nobody\", \"SecretAccessKey\": \"canary\"}";
+    let once = format!("[ $(wc -l < '{}') -gt 1 ] || {{ echo '{stale}'; exit; }}", site.home.join("calls").display());
+    site.write("config", &site.helper(&once, 3600));
+    site.program(NIGHT).backup();
+    assert_eq!(site.calls().len(), 2, "once more, and then not again");
+
+    // nobody gives others
+    site.write("config", &site.helper(&format!("echo '{stale}'; exit"), 3600));
+    let outcome = site.program(NIGHT).run(&["backup"]).expect_code(3).expect_message("InvalidAccessKeyId");
+    assert!(!outcome.stderr.contains("canary"), "{}", outcome.stderr);
 }
 
 #[test]

@@ -70,6 +70,8 @@ pub enum Fault {
     Lost,
     /// The proxy answers in the server's place: status and more headers, each with its line end.
     Answer(u16, &'static str),
+    /// Likewise with an error of S3: status and code. An answer to HEAD says the status only.
+    Refused(u16, &'static str),
     /// The server has done it, and the proxy answers that it has not.
     Denied(u16),
     /// The connection ends when that many bytes of the answer's body were sent.
@@ -191,6 +193,12 @@ impl Shared {
                 }
                 Some(Fault::Answer(status, headers)) => {
                     write!(to, "HTTP/1.1 {status} Fault\r\n{headers}content-length: 0\r\n\r\n")?;
+                    continue;
+                }
+                Some(Fault::Refused(status, code)) => {
+                    let error = format!("<Error><Code>{code}</Code><Message>refused</Message></Error>");
+                    let body = if request.method == "HEAD" { "" } else { error.as_str() };
+                    write!(to, "HTTP/1.1 {status} Fault\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;
                     continue;
                 }
                 Some(Fault::HeldBefore(hold)) => hold.stop(),
