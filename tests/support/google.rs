@@ -70,6 +70,10 @@ impl Google {
         Self { key: key.to_string(), port, seen, server }
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }

@@ -1,6 +1,6 @@
-//! An HTTP proxy in front of an S3 server, which sees whole requests and may do to each of them what happens on the way.
+//! An HTTP proxy in front of a store, which sees whole requests and may do to each of them what happens on the way.
 //!
-//! It speaks HTTP/1.1 with lengths, as S3 clients do, and holds a request and its answer in memory: for objects of a few megabytes.
+//! It speaks HTTP/1.1, and holds a request and its answer in memory: for objects of a few megabytes.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -245,8 +245,7 @@ impl Shared {
         let line = String::from_utf8_lossy(line).into_owned();
         let mut words = line.split(' ').map(str::to_owned);
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let mut body = vec![0; header(&head, "content-length").and_then(|text| text.parse().ok()).unwrap_or(0)];
-        from.read_exact(&mut body)?;
+        let body = read_request_body(from, &head)?;
         let number = self.seen.fetch_add(1, Ordering::SeqCst) + 1;
         Ok(Some(Request { number, method, target, at: Instant::now(), head, body }))
     }
@@ -335,6 +334,27 @@ fn read_head(from: &mut impl BufRead) -> io::Result<Vec<u8>> {
         }
     }
     Ok(head)
+}
+
+/// As it came, to be sent on: in chunks, if those who sent it did not know its length.
+fn read_request_body(from: &mut impl BufRead, head: &[u8]) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    if !header(head, "transfer-encoding").is_some_and(|coding| coding.contains("chunked")) {
+        body.resize(header(head, "content-length").and_then(|text| text.parse().ok()).unwrap_or(0), 0);
+        from.read_exact(&mut body)?;
+        return Ok(body);
+    }
+    loop {
+        let at = body.len();
+        from.read_until(b'\n', &mut body)?;
+        let length = usize::from_str_radix(String::from_utf8_lossy(&body[at..]).trim(), 16).map_err(io::Error::other)?;
+        let at = body.len();
+        body.resize(at + length + 2, 0);
+        from.read_exact(&mut body[at..])?;
+        if length == 0 {
+            return Ok(body);
+        }
+    }
 }
 
 fn header(head: &[u8], name: &str) -> Option<String> {

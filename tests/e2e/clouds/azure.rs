@@ -4,7 +4,7 @@ use backstay::secret::Secret;
 use backstay::storage::{AzureCredentials, AzureOptions, Location, TargetOptions};
 use object_store::{Attribute, ObjectStore, ObjectStoreExt};
 
-use super::{House, assert_leases_hold, keys};
+use super::{House, assert_leases_hold, keys, lives_through_kills, sweep_the_dead};
 use crate::support::{Azurite, Relay, toml};
 
 const LATER: &str = "2099-01-01T00:00:00Z";
@@ -19,6 +19,19 @@ fn by_token(server: &Azurite, token: &str) -> String {
 
 fn target(endpoint: &str, credential: &str) -> String {
     toml::azure_target("cloud", endpoint, &format!("{}/some/prefix", Azurite::CONTAINER), credential)
+}
+
+/// As `by_key`.
+fn options(server: &Azurite) -> TargetOptions {
+    let options = AzureOptions {
+        account: Azurite::ACCOUNT.into(),
+        credentials: AzureCredentials::Key(Secret::parse(&server.key)),
+        endpoint: Some(server.endpoint()),
+        allow_http: true,
+        ..AzureOptions::default()
+    };
+    let location = Location::Azure { container: Azurite::CONTAINER.into(), prefix: "some/prefix".into(), options: Box::new(options) };
+    TargetOptions { name: "cloud".parse().expect("a name"), location, limit: None }
 }
 
 async fn started() -> Azurite {
@@ -49,15 +62,7 @@ async fn backups_live_in_a_container_by_account_key_and_by_signature() {
 async fn a_lease_in_a_container_is_held_by_one() {
     let server = started().await;
     let house = House::new(0, &by_key(&server));
-    let options = AzureOptions {
-        account: Azurite::ACCOUNT.into(),
-        credentials: AzureCredentials::Key(Secret::parse(&server.key)),
-        endpoint: Some(server.endpoint()),
-        allow_http: true,
-        ..AzureOptions::default()
-    };
-    let location = Location::Azure { container: Azurite::CONTAINER.into(), prefix: "some/prefix".into(), options: Box::new(options) };
-    assert_leases_hold(&house, &TargetOptions { name: "cloud".parse().expect("a name"), location, limit: None }).await;
+    assert_leases_hold(&house, &options(&server)).await;
 }
 
 #[tokio::test]
@@ -113,6 +118,21 @@ async fn an_upload_that_breaks_leaves_nothing_that_counts() {
             server.container().delete(&key.into()).await.expect("removed");
         }
     }
+}
+
+/// Blocks that were not joined are seen by nobody, and the service removes them after a week.
+#[tokio::test]
+async fn a_backup_to_a_container_killed_at_its_requests_costs_nothing() {
+    let server = started().await;
+    let house = House::new(9, &by_key(&server));
+    lives_through_kills(&house, server.port(), 9, |base| {
+        let credential = format!("account_key = {}\npart_size = \"5MiB\"", toml::quoted(&server.key));
+        target(&Azurite::endpoint_by(base), &credential)
+    });
+    sweep_the_dead(&options(&server)).await;
+    let [name] = &house.listed()[..] else { panic!("one is kept") };
+    let left = keys(&server.container()).await;
+    assert!(left.iter().all(|key| key.contains(name)), "{left:?}");
 }
 
 fn base64_of(text: &str) -> String {

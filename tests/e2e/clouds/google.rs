@@ -3,7 +3,7 @@
 use backstay::secret::Secret;
 use backstay::storage::{GcsCredentials, GcsOptions, Location, TargetOptions};
 
-use super::{House, assert_leases_hold, keys};
+use super::{House, assert_leases_hold, keys, lives_through_kills, sweep_the_dead};
 use crate::support::{Google, toml};
 
 fn target(endpoint: &str, key: &str) -> String {
@@ -17,6 +17,18 @@ fn target(endpoint: &str, key: &str) -> String {
 
 fn of(server: &Google) -> String {
     target(&server.endpoint(), &server.key)
+}
+
+/// As `of`.
+fn options(server: &Google) -> TargetOptions {
+    let options = GcsOptions {
+        credentials: GcsCredentials::Account(Secret::parse(&server.key)),
+        endpoint: Some(server.endpoint()),
+        allow_http: true,
+        ..GcsOptions::default()
+    };
+    let location = Location::Gcs { bucket: Google::BUCKET.into(), prefix: "some/prefix".into(), options: Box::new(options) };
+    TargetOptions { name: "cloud".parse().expect("a name"), location, limit: None }
 }
 
 #[tokio::test]
@@ -34,14 +46,7 @@ async fn backups_live_in_a_bucket_of_google() {
 async fn a_lease_in_a_bucket_of_google_is_held_by_one() {
     let server = Google::start();
     let house = House::new(0, &of(&server));
-    let options = GcsOptions {
-        credentials: GcsCredentials::Account(Secret::parse(&server.key)),
-        endpoint: Some(server.endpoint()),
-        allow_http: true,
-        ..GcsOptions::default()
-    };
-    let location = Location::Gcs { bucket: Google::BUCKET.into(), prefix: "some/prefix".into(), options: Box::new(options) };
-    assert_leases_hold(&house, &TargetOptions { name: "cloud".parse().expect("a name"), location, limit: None }).await;
+    assert_leases_hold(&house, &options(&server)).await;
 }
 
 #[tokio::test]
@@ -74,4 +79,17 @@ async fn an_upload_to_google_that_breaks_leaves_nothing() {
         assert_eq!(keys(&server.server().bucket(Google::BUCKET)).await, [""; 0], "{mark}");
         assert_eq!(server.server().unfinished_uploads(Google::BUCKET), [""; 0], "{mark}");
     }
+}
+
+/// A rule of the bucket ends uploads that nobody ended.
+#[tokio::test]
+async fn a_backup_to_google_killed_at_its_requests_costs_nothing() {
+    let server = Google::start();
+    let house = House::new(9, &of(&server));
+    let section = |base: &str| format!("{}part_size = \"5MiB\"\n", target(base, &server.key));
+    lives_through_kills(&house, server.port(), 13, section);
+    sweep_the_dead(&options(&server)).await;
+    let [name] = &house.listed()[..] else { panic!("one is kept") };
+    let left = keys(&server.server().bucket(Google::BUCKET)).await;
+    assert!(left.iter().all(|key| key.contains(name)), "{left:?}");
 }

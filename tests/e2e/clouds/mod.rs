@@ -5,12 +5,14 @@ mod google;
 mod sftp;
 mod webdav;
 
+use backstay::catalog::Catalog;
 use backstay::name::JobName;
 use backstay::storage::{Access, Lease, Target, TargetOptions};
+use chrono::{TimeDelta, Utc};
 use futures_util::TryStreamExt;
 use object_store::ObjectStore;
 
-use crate::support::{Backstay, Scratch, Tree, assert_same_tree, toml};
+use crate::support::{Backstay, Gate, Scratch, Side, Tree, assert_same_tree, toml};
 
 const MIB: usize = 1 << 20;
 
@@ -72,6 +74,49 @@ impl House {
         assert_eq!(self.listed(), [second.as_str()]);
         self.assert_restores("latest");
         second
+    }
+}
+
+/// The program is killed by SIGKILL at every `usual`-th request of a backup, before the server at `port` hears of it and before it hears the
+/// answer. `section` is that of the target, by way of what listens at a URL.
+#[track_caller]
+fn lives_through_kills(house: &House, port: u16, usual: usize, section: impl Fn(&str) -> String) {
+    let direct = section(&format!("http://127.0.0.1:{port}"));
+    house.configure(&direct);
+    house.backstay.backup();
+    let (mut kills, mut unseen) = (0, 0);
+    let step = if std::env::var_os("BACKSTAY_THOROUGH").is_some() { 1 } else { usual };
+    for (side, first) in [(Side::Before, 1), (Side::After, 1 + step / 2)] {
+        for at in (first..).step_by(step) {
+            let before = house.listed();
+            let gate = Gate::at(port, at, side);
+            house.configure(&section(&gate.endpoint()));
+            let killed = gate.kill(&house.backstay, &["backup"]);
+            house.configure(&direct);
+            let after = house.listed();
+            // with its manifest a backup exists, and the one before may have gone
+            assert!(after == before || after.iter().any(|name| !before.contains(name)), "{side:?} request {at}: {before:?}, {after:?}");
+            house.backstay.succeed(&["verify", "--all"]);
+            if !killed {
+                break;
+            }
+            (kills, unseen) = (kills + 1, unseen + usize::from(after == before));
+            let name = house.backstay.backup();
+            assert_eq!(house.listed(), [name], "{side:?} request {at}");
+        }
+    }
+    assert!(unseen > 2 && kills > unseen, "{kills} kills, {unseen} before there was a backup");
+    house.assert_restores("latest");
+}
+
+/// What killed backups have left lies there for a day, and goes then.
+async fn sweep_the_dead(options: &TargetOptions) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let catalog = Catalog::new(Target::open(options, Access::Write).expect("a target"));
+    let job: JobName = "default".parse().expect("a name");
+    for (hours, some) in [(23, false), (25, true)] {
+        let swept = catalog.sweep(&job, Utc::now() + TimeDelta::hours(hours)).await.expect("swept");
+        assert_ne!(swept.is_empty(), some, "{swept:?}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use backstay::secret::Secret;
 use backstay::storage::{Location, TargetOptions, WebDavCredentials, WebDavOptions};
 
-use super::{House, assert_leases_hold};
+use super::{House, assert_leases_hold, lives_through_kills, sweep_the_dead};
 use crate::support::apache::files;
 use crate::support::process::run;
 use crate::support::{Apache, Authority, Rclone, Relay, toml};
@@ -18,6 +18,14 @@ fn target(url: &str, credentials: &str) -> String {
 
 fn as_user(url: &str, user: &str, password: &str) -> String {
     target(url, &format!("user = {}\npassword = {}", toml::quoted(user), toml::quoted(password)))
+}
+
+/// As `as_user`.
+fn options(url: String, user: &str, password: &str) -> TargetOptions {
+    let credentials = WebDavCredentials::Basic { user: user.into(), password: Secret::parse(password) };
+    let options = WebDavOptions { credentials, allow_http: true, ..WebDavOptions::default() };
+    let location = Location::WebDav { url, options: Box::new(options) };
+    TargetOptions { name: "cloud".parse().expect("a name"), location, limit: None }
 }
 
 fn by_apache(base: &str) -> String {
@@ -82,10 +90,7 @@ async fn a_lease_on_a_webdav_server_is_held_by_one() {
     let apache_url = format!("{}/dav/backups", apache.url());
     for (url, user, password) in [(apache_url, Apache::USER, Apache::PASSWORD), (rclone.url(), Rclone::USER, Rclone::PASSWORD)] {
         let house = House::new(0, &as_user(&url, user, password));
-        let credentials = WebDavCredentials::Basic { user: user.into(), password: Secret::parse(password) };
-        let options = WebDavOptions { credentials, allow_http: true, ..WebDavOptions::default() };
-        let location = Location::WebDav { url, options: Box::new(options) };
-        assert_leases_hold(&house, &TargetOptions { name: "cloud".parse().expect("a name"), location, limit: None }).await;
+        assert_leases_hold(&house, &options(url, user, password)).await;
     }
 }
 
@@ -147,6 +152,43 @@ fn a_server_that_dies_within_an_upload_fails_the_run_and_keeps_no_artifact() {
     server.stop();
     crate::support::Outcome::of(running).expect_code(3).expect_message("cloud");
     assert!(stored(&server.folder()).is_empty());
+}
+
+#[tokio::test]
+async fn a_backup_to_a_webdav_server_killed_at_its_requests_costs_nothing() {
+    let server = Apache::start();
+    let house = House::new(3, &by_apache(&server.url()));
+    lives_through_kills(&house, server.port(), 29, by_apache);
+    sweep_the_dead(&options(format!("{}/dav/backups", server.url()), Apache::USER, Apache::PASSWORD)).await;
+    let [name] = &house.listed()[..] else { panic!("one is kept") };
+    assert_only(&server.folder(), name);
+}
+
+/// What came of its body lies aside, if the server keeps it at all.
+#[test]
+fn a_backup_to_a_webdav_server_killed_within_a_body_is_nowhere() {
+    let (apache, rclone) = (Apache::start(), Rclone::start());
+    for (folder, section) in
+        [(apache.folder(), by_apache(&apache.url())), (rclone.folder(), as_user(&rclone.url(), Rclone::USER, Rclone::PASSWORD))]
+    {
+        // slow enough that it is killed within
+        let house = House::new(20, &format!("{section}limit = \"2MiB/s\"\n"));
+        let mut running = house.backstay.spawn(&["backup"]);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while files(&folder).iter().all(|path| !path.contains("unfinished")) {
+            assert!(std::time::Instant::now() < deadline, "it does not begin");
+            std::thread::yield_now();
+        }
+        running.kill().expect("SIGKILL");
+        assert_eq!(crate::support::Outcome::of(running).code, None, "it was over before");
+        house.configure(&section);
+        assert_nothing_counts(&house, &folder);
+        let name = house.backstay.backup();
+        assert_eq!(house.listed(), [name.as_str()]);
+        house.assert_restores(&name);
+        let all = stored(&folder);
+        assert!(all.iter().all(|path| path.starts_with(&name)), "{all:?}");
+    }
 }
 
 #[test]
