@@ -47,8 +47,8 @@ use args::{Args, Command, ConfigCommand, Global, LogFormat};
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     forbid_core_dumps();
-    // whatever the arguments are, then: they are the question
-    if let Some(answer) = storage::answer() {
+    let args: Vec<_> = args.into_iter().collect();
+    if let Some(answer) = storage::answer(&args) {
         return finish(output::answer(&answer));
     }
     let args = match Args::try_parse_from(args) {

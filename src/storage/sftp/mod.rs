@@ -51,11 +51,15 @@ pub enum SftpCredentials {
 }
 
 /// The variable by which ssh, when it asks for a password, gets it from this program. See [`answer`].
-const ASKED: &str = "BACKSTAY_SFTP_PASSWORD";
+const ANSWER: &str = "BACKSTAY_ANSWER_TO_SSH";
 
-/// What ssh is to be told, if it is ssh that has started this program (`SSH_ASKPASS`).
-pub fn answer() -> Option<String> {
-    std::env::var(ASKED).ok()
+/// What makes ssh ask a program, and not a terminal. It hands its environment on.
+const FORCE: (&str, &str) = ("SSH_ASKPASS_REQUIRE", "force");
+
+/// What ssh is to be told, if it is ssh that has started this program (`SSH_ASKPASS`), with its question alone.
+pub fn answer(arguments: &[std::ffi::OsString]) -> Option<String> {
+    let is_asked = arguments.len() == 2 && std::env::var(FORCE.0).is_ok_and(|value| value == FORCE.1);
+    if is_asked { std::env::var(ANSWER).ok() } else { None }
 }
 
 /// A store, and the folders in it.

@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, OnceCell, Semaphore};
 
 use super::super::client::CONNECT_TIMEOUT;
 use super::super::error::Refusal;
-use super::{ASKED, SftpCredentials, SftpOptions, SftpPlace};
+use super::{ANSWER, FORCE, SftpCredentials, SftpOptions, SftpPlace};
 use crate::process::{Command, Daemon, ProcessError};
 use crate::secret::SecretError;
 
@@ -118,7 +118,7 @@ pub(super) fn command(place: &SftpPlace, options: &SftpOptions) -> Result<Comman
     let mut ssh = Command::new(SSH).args(["-T", "-x", "-a"]);
     let alive = ALIVE_INTERVAL.as_secs();
     // a master that outlives us would hold our pipes; what the user's configuration says of these would be heeded otherwise
-    for option in ["ControlMaster=no", "ControlPath=none", "ClearAllForwardings=yes", "PermitLocalCommand=no", "RequestTTY=no"] {
+    for option in ["ControlMaster=no", "ControlPath=none", "ClearAllForwardings=yes", "PermitLocalCommand=no", "RemoteCommand=none"] {
         ssh = ssh.args(["-o", option]);
     }
     // whoever answers is known, or is told nothing
@@ -141,8 +141,8 @@ pub(super) fn command(place: &SftpPlace, options: &SftpOptions) -> Result<Comman
             ssh.args(["-o", "BatchMode=no", "-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1"])
                 .args(["-o", "PreferredAuthentications=password,keyboard-interactive"])
                 .env("SSH_ASKPASS", program)
-                .env("SSH_ASKPASS_REQUIRE", "force")
-                .env(ASKED, password.reveal()?.expose())
+                .env(FORCE.0, FORCE.1)
+                .env(ANSWER, password.reveal()?.expose())
         }
     };
     if let Some(user) = &place.user {
@@ -215,7 +215,13 @@ impl Session {
             last_words: OnceCell::new(),
             lost: AtomicBool::new(false),
         };
-        let version = session.ask(session.protocol.init()).await?;
+        let version = match session.ask(session.protocol.init()).await {
+            // ssh has brought us there, and lives
+            Err(Failure::Lost(_)) if session.last_words.get().is_some_and(String::is_empty) => {
+                return Err(Failure::NoEntry("what answers there does not speak SFTP".into()));
+            }
+            version => version?,
+        };
         let can = |name: &str| version.extensions.contains_key(name);
         session.can = Abilities {
             hardlink: can(extensions::HARDLINK),
@@ -272,7 +278,9 @@ impl Session {
     async fn lost(&self, error: &ProtocolError) -> Failure {
         let words = self.last_words.get_or_init(async || {
             match tokio::time::timeout(LAST_WORDS, async { self.ssh.lock().await.ended().await }).await {
+                Ok(Err(ProcessError::Failed { stderr, status, .. })) if stderr.lines.is_empty() => format!("it ended ({status})"),
                 Ok(Err(ProcessError::Failed { stderr, .. })) => stderr.to_string(),
+                // it lives
                 _ => String::new(),
             }
         });

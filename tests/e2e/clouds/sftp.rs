@@ -115,6 +115,7 @@ async fn a_lease_on_an_sftp_server_is_held_by_one() {
 #[test]
 fn what_is_wrong_with_an_sftp_server_is_said_and_no_secret_is() {
     let (server, other, read_only, shell) = (Sshd::start(), Sshd::start(), Sshd::with("internal-sftp -R"), Sshd::with(""));
+    let talkative = Sshd::with("/bin/sh -c 'echo Welcome back; exec /usr/lib/openssh/sftp-server'");
     let rclone = Rclone::start_sftp();
     let house = House::new(0, &by_openssh(&server));
     let unknown = target(&server.url(), Path::new("/dev/null"), "");
@@ -134,6 +135,7 @@ fn what_is_wrong_with_an_sftp_server_is_said_and_no_secret_is() {
         (with_key(&server.url_of("nowhere"), &server, &server.identity()), "no such folder", "Create the folder"),
         (by_openssh(&read_only), "Permission denied", "right to write"),
         (by_openssh(&shell), "subsystem request failed", "Subsystem sftp"),
+        (by_openssh(&talkative), "does not speak SFTP", "print nothing"),
         (with_key(&nobody, &server, &server.identity()), "Connection refused", "url"),
     ];
     for (target, message, advice) in cases {
