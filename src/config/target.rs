@@ -78,6 +78,15 @@ fn location(section: &str, name: &str, raw: &RawTarget, check: &mut Check<'_>) -
         check.fault(&path, format!("must not hold credentials: use {instead}"));
         return None;
     }
+    // what follows is often a pasted signature, and would be taken for a part of the names of objects
+    if matches!(scheme, "s3" | "az" | "gs" | "http" | "https") && rest.contains(['?', '#']) {
+        let instead = match scheme {
+            "az" => "a shared access signature goes into `sas_token`, other options into keys",
+            _ => "options go into keys of their own",
+        };
+        check.fault(&path, format!("must not hold `?` or `#`: {instead}"));
+        return None;
+    }
     match scheme {
         "file" | "s3" => {}
         "sftp" if !cfg!(feature = "sftp") => {
