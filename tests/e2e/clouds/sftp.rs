@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use super::{House, assert_leases_hold};
 use crate::support::apache::files;
-use crate::support::process::run;
+use crate::support::process::{Process, bound_to_test, run};
 use crate::support::{Mount, Outcome, Rclone, Sshd, toml};
 
 fn target(url: &str, known_hosts: &Path, credentials: &str) -> String {
@@ -97,6 +97,21 @@ fn backups_live_on_the_sftp_server_of_rclone() {
     house.backstay.run(&["backup"]).expect_code(11);
     running.kill().expect("killed");
     running.wait().expect("its end");
+}
+
+#[test]
+fn a_key_of_an_agent_is_used() {
+    let server = Sshd::start();
+    let socket = server.root().join("agent");
+    let mut agent = Command::new("/usr/bin/ssh-agent");
+    agent.args(["-D", "-a"]).arg(&socket);
+    let mut agent = Process::spawn("ssh-agent", bound_to_test(agent, "KILL"), &server.root().join("agent.log"), Signal::KILL);
+    agent.wait_until(|| socket.exists());
+    run(Command::new("/usr/bin/ssh-add").args(["-q"]).arg(server.identity()).env("SSH_AUTH_SOCK", &socket));
+    let house = House::new(0, &target(&server.url(), &server.known_hosts(), ""));
+    house.backstay.run(&["backup"]).expect_code(3).expect_message("Permission denied (publickey");
+    let backup = house.backstay.command(&["backup"]).env("SSH_AUTH_SOCK", &socket).output().expect("it runs");
+    assert!(backup.status.success(), "{}", String::from_utf8_lossy(&backup.stderr));
 }
 
 #[tokio::test]
