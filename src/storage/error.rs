@@ -37,7 +37,7 @@ pub enum StorageError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[error("{action} `{key}` in target `{target}`")]
+    #[error("{action} {} target `{target}`", within(key))]
     Call {
         action: &'static str,
         target: TargetName,
@@ -67,6 +67,11 @@ pub enum StorageError {
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub(super) struct Refusal(pub String);
+
+/// The key, for what it lies in to follow.
+pub(super) fn within(key: &str) -> String {
+    if matches!(key, "" | "/") { "the root of".to_owned() } else { format!("`{key}` in") }
+}
 
 /// Stores that are reached over a network, as object_store names them.
 const REMOTE: [&str; 6] = ["S3", "MicrosoftAzure", "GCS", "HTTP", "WebDAV", "SFTP"];
@@ -319,6 +324,8 @@ fn advice_for_io(kind: ErrorKind) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use object_store::path::Path;
+
     use super::*;
     use crate::name::TargetName;
 
@@ -334,6 +341,13 @@ mod tests {
         let text = format!("{error}: {}", error.source().expect("a cause"));
         assert_eq!(text, "list `prefix` in target `offsite`: NoSuchBucket: The specified bucket does not exist");
         assert!(error.advice().is_some_and(|a| a.contains("Create the bucket")));
+    }
+
+    #[test]
+    fn the_root_of_a_target_is_called_so() {
+        let StorageError::Call { action, target, source, .. } = call("no") else { unreachable!("it was made so") };
+        let error = StorageError::Call { action, target, key: Path::default().to_string(), source };
+        assert_eq!(error.to_string(), "list the root of target `offsite`");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::bucket::{Bucket, KEY};
-use super::error::{Cause, StorageError, advice_for, element};
+use super::error::{Cause, StorageError, advice_for, element, within};
 use super::options::S3Options;
 use super::retry::Retries;
 use super::s3;
@@ -43,7 +43,7 @@ pub const USER: &str = "x-amz-meta-";
 
 /// A request about an object failed.
 #[derive(Debug, Error)]
-#[error("{action} `{key}` in bucket `{bucket}`")]
+#[error("{action} {} bucket `{bucket}`", within(key))]
 pub struct ObjectError {
     action: &'static str,
     bucket: String,
