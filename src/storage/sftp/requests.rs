@@ -307,14 +307,17 @@ impl Requests {
         let key = [folder.as_ref(), name].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/");
         let Ok(key) = Path::parse(key) else { return Ok(None) };
         // a link is what it leads to; and a server need not tell anything
-        if attributes.permissions.is_none() || attributes.is_symlink() || (attributes.is_regular() && attributes.size.is_none()) {
+        let is_link = attributes.is_symlink();
+        if attributes.permissions.is_none() || is_link || (attributes.is_regular() && attributes.size.is_none()) {
             match self.attributes(&self.path(&key)).await.map_err(|failure| failure.of(&key))? {
                 Some(told) => attributes = told,
                 None => return Ok(None),
             }
         }
+        // a list that went on behind links might never end; a backup may lie elsewhere, though
+        let is_followed = !is_link || folder.as_ref().is_empty();
         Ok(match attributes.is_dir() {
-            true => Some(Found::Folder(key)),
+            true => is_followed.then_some(Found::Folder(key)),
             false => meta(&key, &attributes).map(Found::Object),
         })
     }

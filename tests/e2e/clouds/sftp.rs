@@ -275,6 +275,11 @@ fn what_dead_runs_left_is_swept_and_what_may_be_alive_stays() {
     for folder in [dead, other, held] {
         std::fs::create_dir_all(at(folder).join("media")).expect("created");
     }
+    // without an end, if it were followed
+    std::fs::create_dir_all(at(".backstay/runs/loops")).expect("created");
+    for name in ["a", "b"] {
+        std::os::unix::fs::symlink("..", at(".backstay/runs/loops").join(name)).expect("linked");
+    }
     // nothing that is ours: it keeps its folder
     std::fs::write(at(held).join("media/notes of somebody.txt"), "x").expect("written");
     std::fs::create_dir_all(at(".backstay/unfinished")).expect("created");
