@@ -48,8 +48,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     forbid_core_dumps();
     let args: Vec<_> = args.into_iter().collect();
-    if let Some(answer) = storage::answer(&args) {
-        return finish(output::answer(&answer));
+    if storage::is_asked(&args) {
+        return storage::answer().map_or(ExitCode::FAILURE, |answer| finish(output::answer(&answer)));
     }
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
@@ -165,7 +165,7 @@ async fn stop_signal() {
 fn start_logging(global: &Global) {
     let level = match (global.quiet, global.verbose) {
         (true, _) => "error",
-        (false, 0) => "warn,backstay=info",
+        (false, 0) => "warn,russh_sftp=error,backstay=info",
         (false, 1) => "info,backstay=debug",
         (false, _) => "debug,backstay=trace",
     };

@@ -129,8 +129,9 @@ impl Command {
     ///
     /// # Errors
     /// [`ProcessError::Start`].
-    pub fn converse(self) -> Result<(Daemon, ChildStdin, ChildStdout), ProcessError> {
-        let mut child = Child::spawn(&self, Stdio::piped(), Stdio::piped())?;
+    pub async fn converse(self) -> Result<(Daemon, ChildStdin, ChildStdout), ProcessError> {
+        let command = daemon::bound(self).await;
+        let mut child = Child::spawn(&command, Stdio::piped(), Stdio::piped())?;
         let (stdin, stdout) = (child.take_stdin(), child.take_stdout());
         Ok((Daemon::new(child), stdin, stdout))
     }

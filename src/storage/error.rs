@@ -275,6 +275,12 @@ pub(super) fn advice_for(cause: &(dyn std::error::Error + 'static), section: &st
             "Put the server's key into `known_hosts_file` of {section} (`ssh-keyscan -p PORT HOST`), once you have compared it with that of the server.",
         ),
         ("UNPROTECTED PRIVATE KEY", "Let nobody but this user read the `identity_file` of {section}: `chmod 600`."),
+        ("no such identity", "Check `identity_file` of {section}: there is no such file."),
+        (
+            "Load key",
+            "Check `identity_file` of {section}: it must be a private key as OpenSSH writes it, and one with a passphrase has to be in an agent.",
+        ),
+        ("is no folder", "Remove or rename it at the server: a folder belongs there."),
         ("(status code 3)", "Give that user the right to write, rename and delete in the folder."),
         (
             "Permission denied (",

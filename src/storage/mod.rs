@@ -38,7 +38,7 @@ pub use options::{
     Addressing, Checksum, KINDS, Location, Profile, S3Options, TargetOptions, TokenChoice, TokenProvider, TokenSource, WebIdentity,
 };
 pub use read::Stored;
-pub use sftp::{SftpCredentials, SftpOptions, SftpPlace, answer};
+pub use sftp::{SftpCredentials, SftpOptions, SftpPlace, answer, is_asked};
 pub use sse::Sse;
 pub use target::{Access, Target};
 pub use upload::{PIECE, Shape, Upload};

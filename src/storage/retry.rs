@@ -38,6 +38,11 @@ impl Retries {
         Self { left: RETRIES, pause: FIRST_PAUSE, until: Instant::now() + IN_ALL }
     }
 
+    /// Tries within `time`, however many.
+    pub(super) fn lasting(time: Duration) -> Self {
+        Self { left: u32::MAX, pause: FIRST_PAUSE, until: Instant::now() + time }
+    }
+
     /// How long to wait before the next try; `None`: it is to be given up.
     pub(super) fn next(&mut self) -> Option<Duration> {
         if self.left == 0 || Instant::now() >= self.until {
@@ -74,6 +79,13 @@ mod tests {
         };
         let first = second();
         assert!((0..50).any(|_| second() != first));
+    }
+
+    #[test]
+    fn what_lasts_is_tried_until_its_time_is_over() {
+        let mut retries = Retries::lasting(Duration::from_secs(60));
+        assert!((0..100).all(|_| retries.next().is_some()));
+        assert_eq!(Retries::lasting(Duration::ZERO).next(), None);
     }
 
     #[test]

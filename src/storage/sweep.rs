@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::error::StorageError;
 use super::options::Location;
@@ -17,9 +17,10 @@ impl Target {
     /// is at work on them. Likewise the leases of restores, and the journals of runs, that
     /// were last written `before`, whoever wrote them.
     pub async fn sweep(&self, job: &JobName, before: DateTime<Utc>) -> Result<(), StorageError> {
+        let behind = self.behind(job).await?;
         for prefix in [self.layout().leases_of_restores(), self.layout().runs(), self.layout().unfinished()] {
             for object in self.list(&prefix).await? {
-                if object.last_modified < before {
+                if object.last_modified + behind < before {
                     self.delete(&object.location).await?;
                 }
             }
@@ -61,6 +62,14 @@ impl Target {
             }
         }
         Ok(())
+    }
+
+    /// How far the clock of the target is behind ours, by the lease of the job: it was renewed half a minute ago at most. Of a server whose clock
+    /// is days behind, nothing would be young.
+    async fn behind(&self, job: &JobName) -> Result<TimeDelta, StorageError> {
+        let leases = self.list(&self.layout().leases(&job.into())).await?;
+        let now_there = leases.iter().map(|lease| lease.last_modified).max();
+        Ok(now_there.map_or(TimeDelta::zero(), |now| Utc::now() - now).max(TimeDelta::zero()))
     }
 
     async fn sweep_directory(&self, path: &Path, job: &JobName, before: DateTime<Utc>) -> Result<(), StorageError> {

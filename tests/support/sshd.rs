@@ -1,7 +1,7 @@
 //! OpenSSH's server, with a key for whoever runs the test.
 
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -57,12 +57,17 @@ impl Sshd {
             // compiled in, and usually made by the service
             std::fs::create_dir_all("/run/sshd").expect("create the folder that sshd confines itself to");
         }
-        let mut command = Command::new(tools::of_debian("/usr/sbin/sshd"));
-        command.args(["-D", "-e", "-f"]).arg(config);
-        let mut process = Process::spawn("sshd", bound_to_test(command, "KILL"), &scratch.join("log"), Signal::KILL);
-        process.wait_until(|| TcpStream::connect(("127.0.0.1", port.number())).is_ok());
+        let process = Self::launch(&config, port.number());
         let user = String::from_utf8_lossy(&run(Command::new("id").arg("-un"))).trim().to_owned();
         Self { process, port, scratch, user }
+    }
+
+    fn launch(config: &Path, port: u16) -> Process {
+        let mut command = Command::new(tools::of_debian("/usr/sbin/sshd"));
+        command.args(["-D", "-e", "-f"]).arg(config);
+        let mut process = Process::spawn("sshd", bound_to_test(command, "KILL"), &config.with_file_name("log"), Signal::KILL);
+        process.wait_until(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
+        process
     }
 
     pub fn port(&self) -> u16 {
@@ -136,6 +141,11 @@ impl Sshd {
             io.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok()).unwrap_or(0u64)
         };
         self.sessions().into_iter().max_by_key(written).expect("a client")
+    }
+
+    /// Comes back after [`Sshd::stop`].
+    pub fn start_again(&mut self) {
+        self.process = Self::launch(&self.scratch.join("sshd_config"), self.port());
     }
 
     /// Ends, with all its clients, and is not reached any more.

@@ -56,10 +56,24 @@ const ANSWER: &str = "BACKSTAY_ANSWER_TO_SSH";
 /// What makes ssh ask a program, and not a terminal. It hands its environment on.
 const FORCE: (&str, &str) = ("SSH_ASKPASS_REQUIRE", "force");
 
-/// What ssh is to be told, if it is ssh that has started this program (`SSH_ASKPASS`), with its question alone.
-pub fn answer(arguments: &[std::ffi::OsString]) -> Option<String> {
-    let is_asked = arguments.len() == 2 && std::env::var(FORCE.0).is_ok_and(|value| value == FORCE.1);
-    if is_asked { std::env::var(ANSWER).ok() } else { None }
+/// The process whose own ssh may ask.
+const ASKED_BY: &str = "BACKSTAY_ASKED_BY";
+
+/// Whether it is ssh that has started this program (`SSH_ASKPASS`), with its question alone.
+pub fn is_asked(arguments: &[std::ffi::OsString]) -> bool {
+    let is = |(name, value): (&str, &str)| std::env::var(name).is_ok_and(|found| found == value);
+    arguments.len() == 2 && is(FORCE) && std::env::var_os(ANSWER).is_some() && std::env::var_os(ASKED_BY).is_some()
+}
+
+/// What ssh is to be told. `None`: it is not the ssh that speaks with the server, but one that it has started itself, for a jump host, whose
+/// business the password is not.
+pub fn answer() -> Option<String> {
+    let ssh = rustix::process::getppid()?.as_raw_nonzero();
+    // proc_pid_stat(5): the name of a program may hold anything but ends with the last bracket; the state, and the parent, come behind
+    let stat = std::fs::read_to_string(format!("/proc/{ssh}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let parent = fields.split_whitespace().nth(1)?;
+    if std::env::var(ASKED_BY).is_ok_and(|pid| pid == parent) { std::env::var(ANSWER).ok() } else { None }
 }
 
 /// A store, and the folders in it.

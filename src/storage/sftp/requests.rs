@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -11,6 +12,7 @@ use object_store::path::Path;
 use object_store::{Error, ObjectMeta, PutPayload, Result};
 use russh_sftp::protocol::{FileAttributes, FileType, OpenFlags, StatusCode};
 
+use super::super::error::Refusal;
 use super::super::folders::{Folders, Found, NO_BASE};
 use super::super::retry::Retries;
 use super::SftpPlace;
@@ -20,6 +22,15 @@ use crate::process::Command;
 
 /// Nobody but its owner looks into a folder of ours.
 const FOLDER_MODE: u32 = 0o700;
+
+/// How often a request is made whose connection was lost.
+pub(super) const TRIES: u32 = 7;
+
+/// How long a server that was there is waited for: shorter than a lease is believed in.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Most entries of a folder. Each backup is one.
+const MOST_ENTRIES: usize = 1_000_000;
 
 /// Bytes up to which what is stored is small.
 const SMALL: usize = 1 << 20;
@@ -33,13 +44,30 @@ pub(super) struct Requests {
     /// For what is small: it must not wait behind what is large, nor while the server flushes that.
     small: Connection,
     large: Connection,
+    contact: Mutex<Contact>,
     /// Folders that are known to be there.
     folders: Mutex<HashSet<Path>>,
 }
 
+/// Whether there is such a server.
+#[derive(Debug, Clone, Copy, Default)]
+enum Contact {
+    #[default]
+    Unknown,
+    Good,
+    /// There was one.
+    GoneSince(Instant),
+}
+
 impl Requests {
     pub(super) fn new(place: SftpPlace, ssh: Command) -> Self {
-        Self { place, small: Connection::new(ssh.clone()), large: Connection::new(ssh), folders: Mutex::default() }
+        Self {
+            place,
+            small: Connection::new(ssh.clone()),
+            large: Connection::new(ssh),
+            contact: Mutex::default(),
+            folders: Mutex::default(),
+        }
     }
 
     pub(super) fn place(&self) -> &SftpPlace {
@@ -48,7 +76,43 @@ impl Requests {
 
     /// For what is large.
     pub(super) async fn session(&self) -> Result<Arc<Session>, Failure> {
-        self.large.session().await
+        self.session_of(&self.large).await
+    }
+
+    /// A server that was there is waited for: it may have been restarted.
+    async fn session_of(&self, connection: &Connection) -> Result<Arc<Session>, Failure> {
+        let (mut retries, mut is_waited_for) = (Retries::new(), false);
+        loop {
+            let why = match connection.session().await {
+                Ok(session) => {
+                    *held(&self.contact) = Contact::Good;
+                    return Ok(session);
+                }
+                Err(Failure::Lost(why)) => why,
+                Err(failure) => return Err(failure),
+            };
+            if let Some(left) = self.patience()
+                && !is_waited_for
+            {
+                (retries, is_waited_for) = (Retries::lasting(left), true);
+            }
+            let Some(pause) = retries.next() else { return Err(Failure::Lost(why)) };
+            tracing::debug!(why, ?pause, "a connection to an SFTP server is tried again");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// How long yet, after a connection could not be made; `None`: nobody knows whether there is such a server.
+    fn patience(&self) -> Option<Duration> {
+        let mut contact = held(&self.contact);
+        match *contact {
+            Contact::Unknown => None,
+            Contact::Good => {
+                *contact = Contact::GoneSince(Instant::now());
+                Some(PATIENCE)
+            }
+            Contact::GoneSince(since) => Some(PATIENCE.saturating_sub(since.elapsed())),
+        }
     }
 
     pub(super) fn path(&self, key: &Path) -> String {
@@ -57,23 +121,21 @@ impl Requests {
 
     /// Does `work`, again where the connection was lost: then what was asked may have been done.
     async fn repeat<'w, T>(&self, work: impl Fn(Arc<Session>) -> BoxFuture<'w, Result<T, Failure>> + Send) -> Result<T, Failure> {
-        Self::repeat_by(&self.small, work).await
+        self.repeat_by(&self.small, work).await
     }
 
     async fn repeat_by<'w, T>(
+        &self,
         connection: &Connection,
         work: impl Fn(Arc<Session>) -> BoxFuture<'w, Result<T, Failure>> + Send,
     ) -> Result<T, Failure> {
-        let mut retries = Retries::new();
+        let mut tries = TRIES;
         loop {
-            let done = match connection.session().await {
-                Ok(session) => work(session).await,
-                Err(failure) => Err(failure),
-            };
-            let Err(Failure::Lost(why)) = done else { return done };
-            let Some(pause) = retries.next() else { return Err(Failure::Lost(why)) };
-            tracing::debug!(why, ?pause, "a request to an SFTP server is repeated");
-            tokio::time::sleep(pause).await;
+            tries -= 1;
+            match work(self.session_of(connection).await?).await {
+                Err(Failure::Lost(why)) if tries > 0 => tracing::debug!(why, "a request to an SFTP server is repeated"),
+                done => return done,
+            }
         }
     }
 
@@ -101,7 +163,7 @@ impl Requests {
     /// The file, to be read, and what there is to know of it.
     pub(super) async fn open(&self, key: &Path) -> Result<(OpenFile, ObjectMeta)> {
         let path = self.path(key);
-        let opened = Self::repeat_by(&self.large, |session| {
+        let opened = self.repeat_by(&self.large, |session| {
             let path = &path;
             async move {
                 let file = OpenFile::open(&session, path, OpenFlags::READ).await?;
@@ -119,19 +181,20 @@ impl Requests {
     pub(super) async fn expect_size(&self, key: &Path, bytes: u64) -> Result<()> {
         match self.look_at(key).await?.size {
             size if size == bytes => Ok(()),
-            size => Err(failed(format!("the server has stored {size} of {bytes} bytes"))),
+            size => Err(failed(format!("of {bytes} bytes the server holds {size}"))),
         }
     }
 
-    /// Stores a file that is held in memory, whose name nobody else has.
+    /// Stores a file that is held in memory, whose name nobody else has. Nothing is ever cut off: a request that a server gave no answer to may be
+    /// done at any later time, when the file holds more.
     pub(super) async fn put(&self, key: &Path, payload: &PutPayload) -> Result<()> {
         self.make_folders_of(key).await?;
         let path = self.path(key);
         let is_small = payload.content_length() <= SMALL;
-        let stored = Self::repeat_by(if is_small { &self.small } else { &self.large }, |session| {
+        let stored = self.repeat_by(if is_small { &self.small } else { &self.large }, |session| {
             let path = &path;
             async move {
-                let file = OpenFile::open(&session, path, OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE).await?;
+                let file = OpenFile::open(&session, path, OpenFlags::WRITE | OpenFlags::CREATE).await?;
                 let store = async {
                     file.write(0, payload).await?;
                     file.sync().await
@@ -289,9 +352,12 @@ impl Requests {
             if let Err(failure) = made {
                 // what is there already is refused without a word for it
                 let there = self.attributes(&path).await.map_err(|failure| failure.of(&folder))?;
-                if !there.is_some_and(|attributes| attributes.is_dir()) {
-                    let is_base_gone = depth == 1 && failure.is(StatusCode::NoSuchFile);
-                    return Err(if is_base_gone { self.no_base() } else { self.why(failure, &folder).await });
+                if !there.as_ref().is_some_and(FileAttributes::is_dir) {
+                    return Err(match there {
+                        Some(_) => failed(Refusal(format!("`{path}` on the server is no folder"))),
+                        None if depth == 1 && failure.is(StatusCode::NoSuchFile) => self.no_base(),
+                        None => self.why(failure, &folder).await,
+                    });
                 }
             }
             held(&self.folders).insert(folder);
@@ -299,43 +365,57 @@ impl Requests {
         Ok(())
     }
 
-    /// What has a name that no key of ours can have is left out.
-    async fn found(&self, folder: &Path, name: &str, mut attributes: FileAttributes) -> Result<Option<Found>> {
+    /// What has a name that no key of ours can have is left out. What is no folder is an object, whatever else it is: it fills the folder that
+    /// it lies in. A link is what it leads to, but never a folder: what is behind it is not the target's, nor need it end.
+    async fn found(&self, folder: &Path, name: &str, attributes: FileAttributes) -> Result<Option<Found>> {
         if matches!(name, "." | "..") || name.contains(['/', char::REPLACEMENT_CHARACTER]) {
             return Ok(None);
         }
         let key = [folder.as_ref(), name].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/");
         let Ok(key) = Path::parse(key) else { return Ok(None) };
-        // a link is what it leads to; and a server need not tell anything
-        let is_link = attributes.is_symlink();
-        if attributes.permissions.is_none() || is_link || (attributes.is_regular() && attributes.size.is_none()) {
-            match self.attributes(&self.path(&key)).await.map_err(|failure| failure.of(&key))? {
-                Some(told) => attributes = told,
-                None => return Ok(None),
-            }
+        let is_told = attributes.permissions.is_some() && (attributes.is_dir() || attributes.size.is_some());
+        if is_told && !attributes.is_symlink() {
+            return Ok(Some(if attributes.is_dir() { Found::Folder(key) } else { object(key, &attributes) }));
         }
-        // a list that went on behind links might never end; a backup may lie elsewhere, though
-        let is_followed = !is_link || folder.as_ref().is_empty();
-        Ok(match attributes.is_dir() {
-            true => is_followed.then_some(Found::Folder(key)),
-            false => meta(&key, &attributes).map(Found::Object),
-        })
+        let path = self.path(&key);
+        let itself = self.repeat(|session| {
+            let path = &path;
+            async move { session.ask(session.protocol().lstat(path)).await }.boxed()
+        });
+        let itself = match itself.await {
+            Ok(told) => told.attrs,
+            Err(failure) if failure.is(StatusCode::NoSuchFile) => return Ok(None),
+            Err(failure) => return Err(failure.of(&key)),
+        };
+        if itself.is_dir() {
+            return Ok(Some(Found::Folder(key)));
+        }
+        // one that leads nowhere, or round and round, is there all the same
+        let behind = self.attributes(&path).await.ok().flatten().filter(|behind| !behind.is_dir());
+        Ok(Some(object(key, behind.as_ref().unwrap_or(&itself))))
     }
 }
 
 #[async_trait]
 impl Folders for Requests {
     async fn children(&self, folder: &Path) -> Result<Option<Vec<Found>>> {
-        let path = self.path(folder);
+        let (path, is_base) = (self.path(folder), folder.as_ref().is_empty());
         let listed = self.repeat(|session| {
             let path = &path;
             async move {
+                // see `found`; the target's own folder may be behind a link
+                if !is_base && session.ask(session.protocol().lstat(path)).await?.attrs.is_symlink() {
+                    return Ok(None);
+                }
                 let handle = session.ask(session.protocol().opendir(path)).await?.handle;
                 let mut entries = Vec::new();
                 let done = loop {
                     match session.ask(session.protocol().readdir(&handle)).await {
+                        Ok(names) if names.files.is_empty() || entries.len() > MOST_ENTRIES => {
+                            break Err(Failure::NoEntry("the server's list of a folder does not end".into()));
+                        }
                         Ok(names) => entries.extend(names.files.into_iter().map(|file| (file.filename, file.attrs))),
-                        Err(failure) if failure.is(StatusCode::Eof) => break Ok(entries),
+                        Err(failure) if failure.is(StatusCode::Eof) => break Ok(Some(entries)),
                         Err(failure) => break Err(failure),
                     }
                 };
@@ -347,7 +427,8 @@ impl Folders for Requests {
             .boxed()
         });
         let entries = match listed.await {
-            Ok(entries) => entries,
+            Ok(Some(entries)) => entries,
+            Ok(None) => return Ok(None),
             Err(failure) if failure.is(StatusCode::NoSuchFile) => return Ok(None),
             Err(failure) => return Err(failure.of(folder)),
         };
@@ -371,7 +452,7 @@ impl Folders for Requests {
     }
 
     fn no_base(&self) -> Error {
-        failed(super::super::error::Refusal(NO_BASE.into()))
+        failed(Refusal(NO_BASE.into()))
     }
 
     async fn free_space(&self) -> Option<u64> {
@@ -393,15 +474,20 @@ impl Folders for Requests {
 
 /// `None`: it is no file.
 fn meta(key: &Path, attributes: &FileAttributes) -> Option<ObjectMeta> {
-    if attributes.permissions.is_some() && attributes.file_type() != FileType::File {
-        return None;
+    let is_file = attributes.permissions.is_none() || attributes.file_type() == FileType::File;
+    match object(key.clone(), attributes) {
+        Found::Object(meta) if is_file && attributes.size.is_some() => Some(meta),
+        _ => None,
     }
+}
+
+fn object(key: Path, attributes: &FileAttributes) -> Found {
     // one whose time is not told is as young as can be, so that nobody takes it for what the dead have left
     let modified = attributes.mtime.and_then(|seconds| DateTime::from_timestamp(i64::from(seconds), 0));
-    Some(ObjectMeta {
-        location: key.clone(),
+    Found::Object(ObjectMeta {
+        location: key,
         last_modified: modified.unwrap_or_else(Utc::now),
-        size: attributes.size?,
+        size: attributes.size.unwrap_or_default(),
         e_tag: None,
         version: None,
     })

@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, OnceCell, Semaphore};
 
 use super::super::client::CONNECT_TIMEOUT;
 use super::super::error::Refusal;
-use super::{ANSWER, FORCE, SftpCredentials, SftpOptions, SftpPlace};
+use super::{ANSWER, ASKED_BY, FORCE, SftpCredentials, SftpOptions, SftpPlace};
 use crate::process::{Command, Daemon, ProcessError};
 use crate::secret::SecretError;
 
@@ -31,8 +31,8 @@ const ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 pub(super) const SMALL_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// How long the last words of an ssh whose pipe has closed are waited for.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long the end of an ssh whose pipe has closed, or makes no sense, is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// OpenSSH's extension that replaces what is there, as rename(2) does. russh-sftp has no name for it.
 const POSIX_RENAME: &str = "posix-rename@openssh.com";
@@ -115,7 +115,8 @@ fn said(status: &Status) -> String {
 /// # Errors
 /// When the password cannot be read.
 pub(super) fn command(place: &SftpPlace, options: &SftpOptions) -> Result<Command, SecretError> {
-    let mut ssh = Command::new(SSH).args(["-T", "-x", "-a"]);
+    // what is below an error, such as a banner, would be taken for the reason
+    let mut ssh = Command::new(SSH).args(["-T", "-x", "-a", "-o", "LogLevel=ERROR"]);
     let alive = ALIVE_INTERVAL.as_secs();
     // a master that outlives us would hold our pipes; what the user's configuration says of these would be heeded otherwise
     for option in ["ControlMaster=no", "ControlPath=none", "ClearAllForwardings=yes", "PermitLocalCommand=no", "RemoteCommand=none"] {
@@ -143,6 +144,7 @@ pub(super) fn command(place: &SftpPlace, options: &SftpOptions) -> Result<Comman
                 .env("SSH_ASKPASS", program)
                 .env(FORCE.0, FORCE.1)
                 .env(ANSWER, password.reveal()?.expose())
+                .env(ASKED_BY, std::process::id().to_string())
         }
     };
     if let Some(user) = &place.user {
@@ -186,6 +188,7 @@ pub(super) struct Session {
     /// One permit a chunk that is being written.
     pub(super) room: Semaphore,
     ssh: Mutex<Daemon>,
+    /// Empty, if ssh has found nothing to complain of, or lives.
     last_words: OnceCell<String>,
     lost: AtomicBool,
 }
@@ -198,7 +201,7 @@ impl std::fmt::Debug for Session {
 
 impl Session {
     pub(super) async fn open(ssh: Command) -> Result<Self, Failure> {
-        let (ssh, stdin, stdout) = ssh.converse().map_err(|error| match error {
+        let (ssh, stdin, stdout) = ssh.converse().await.map_err(|error| match error {
             ProcessError::Start { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Failure::NoEntry(format!("there is no {SSH}"))
             }
@@ -216,7 +219,7 @@ impl Session {
             lost: AtomicBool::new(false),
         };
         let version = match session.ask(session.protocol.init()).await {
-            // ssh has brought us there, and lives
+            // ssh has brought us there, or it would complain
             Err(Failure::Lost(_)) if session.last_words.get().is_some_and(String::is_empty) => {
                 return Err(Failure::NoEntry("what answers there does not speak SFTP".into()));
             }
@@ -278,17 +281,22 @@ impl Session {
     async fn lost(&self, error: &ProtocolError) -> Failure {
         let words = self.last_words.get_or_init(async || {
             match tokio::time::timeout(LAST_WORDS, async { self.ssh.lock().await.ended().await }).await {
-                Ok(Err(ProcessError::Failed { stderr, status, .. })) if stderr.lines.is_empty() => format!("it ended ({status})"),
+                Ok(Err(ProcessError::Failed { stderr, status, .. })) if stderr.lines.is_empty() => match status.code() {
+                    Some(_) => String::new(),
+                    None => format!("it ended ({status})"),
+                },
                 Ok(Err(ProcessError::Failed { stderr, .. })) => stderr.to_string(),
-                // it lives
-                _ => String::new(),
+                Ok(Err(other)) => crate::chain::describe(&other),
+                Ok(Ok(_)) | Err(_) => String::new(),
             }
         });
         let words = words.await;
         if words.is_empty() {
             return Failure::Lost(format!("the connection was lost: {error}"));
         }
-        let failure = if NO_ENTRY.iter().any(|text| words.contains(text)) { Failure::NoEntry } else { Failure::Lost };
+        // what a server has its banner say may stand before
+        let (at, _) = words.rmatch_indices("; ").nth(1).unwrap_or_default();
+        let failure = if NO_ENTRY.iter().any(|text| words[at..].contains(text)) { Failure::NoEntry } else { Failure::Lost };
         failure(format!("ssh: {}", words.trim_start_matches("ssh: ")))
     }
 

@@ -14,9 +14,8 @@ use russh_sftp::protocol::OpenFlags;
 use tokio::sync::Mutex;
 
 use super::super::folders;
-use super::super::retry::Retries;
 use super::file::OpenFile;
-use super::requests::Requests;
+use super::requests::{Requests, TRIES};
 use super::session::Failure;
 
 /// An upload in progress.
@@ -49,8 +48,13 @@ impl Unfinished {
     /// Of the connection that there is.
     async fn open(&self) -> Result<Arc<OpenFile>, Failure> {
         let mut open = self.open.lock().await;
-        if let Some(file) = open.as_ref().filter(|file| !file.session().is_lost()) {
-            return Ok(file.clone());
+        if let Some(file) = open.as_ref() {
+            if !file.session().is_lost() {
+                return Ok(file.clone());
+            }
+            if !file.session().can.fsync {
+                return Err(Failure::NoEntry("the connection was lost, and what the server had taken may be, too: it cannot flush".into()));
+            }
         }
         let session = self.requests.session().await?;
         let file = OpenFile::open(&session, &self.requests.path(&self.name), OpenFlags::WRITE).await?;
@@ -58,27 +62,19 @@ impl Unfinished {
     }
 
     async fn write(&self, at: u64, payload: &PutPayload) -> Result<()> {
-        let mut retries = Retries::new();
+        let mut tries = TRIES;
         loop {
-            // what was written before, and not flushed, may be gone
-            let mut goes_on = true;
+            tries -= 1;
             let written = async {
                 let file = self.open().await?;
-                goes_on = file.session().can.fsync;
                 file.write(at, payload).await?;
                 file.sync().await
             };
-            let failure = match written.await {
+            match written.await {
                 Ok(()) => return Ok(()),
-                Err(failure) => failure,
-            };
-            let pause = match &failure {
-                Failure::Lost(_) if goes_on => retries.next(),
-                _ => None,
-            };
-            let Some(pause) = pause else { return Err(self.requests.why(failure, &self.name).await) };
-            tracing::info!(at, "a connection broke, the upload goes on in {pause:?}: {failure:?}");
-            tokio::time::sleep(pause).await;
+                Err(Failure::Lost(why)) if tries > 0 => tracing::info!(at, why, "a connection broke, the upload goes on by another"),
+                Err(failure) => return Err(self.requests.why(failure, &self.name).await),
+            }
         }
     }
 }

@@ -214,6 +214,50 @@ fn a_restore_goes_on_when_its_connection_is_lost() {
 }
 
 #[test]
+fn an_upload_goes_on_when_the_server_was_restarted() {
+    let mut server = Sshd::start();
+    let house = House::new(40, &format!("{}limit = \"8MiB/s\"\n", by_openssh(&server)));
+    let running = house.backstay.spawn(&["-v", "backup"]);
+    wait_until("the upload does not begin", || on_the_way(&server.folder()) > 4 << 20);
+    server.stop();
+    // longer than a connection is tried that never was
+    let stopped = Instant::now();
+    wait_until("time stands still", || stopped.elapsed() > Duration::from_secs(10));
+    server.start_again();
+    Outcome::of(running).expect_code(0);
+    house.backstay.succeed(&["verify", "--all"]);
+    house.assert_restores("latest");
+}
+
+#[test]
+fn a_password_is_told_to_the_ssh_that_was_started_for_it_alone() {
+    let server = Sshd::start();
+    let house = House::new(0, &by_openssh(&server));
+    let asked = |by: u32, through_a_shell: bool| {
+        let program = house.backstay.command(&[]);
+        let mut command = match through_a_shell {
+            true => Command::new("/bin/sh"),
+            false => Command::new(program.get_program()),
+        };
+        if through_a_shell {
+            command.args(["-c", "\"$0\" \"$1\"; exit $?"]).arg(program.get_program());
+        }
+        command.arg("me@host's password: ");
+        command.envs([("SSH_ASKPASS_REQUIRE", "force"), ("BACKSTAY_ANSWER_TO_SSH", "canary"), ("BACKSTAY_ASKED_BY", &by.to_string())]);
+        let output = command.output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let us = std::process::id();
+    assert_eq!(asked(us, true), (Some(0), "canary\n".to_owned()));
+    // one that ssh has started, as it does for a jump host, and one of another run
+    assert_eq!(asked(us, false), (Some(1), String::new()));
+    assert_eq!(asked(1, true), (Some(1), String::new()));
+    // nobody has asked: what is set in the environment makes no command succeed
+    let backup = house.backstay.command(&["backup", "no-such-job"]).env("BACKSTAY_ANSWER_TO_SSH", "canary").output().expect("it runs");
+    assert_eq!(backup.status.code(), Some(10), "{}", String::from_utf8_lossy(&backup.stderr));
+}
+
+#[test]
 fn a_server_that_dies_within_an_upload_fails_the_run_and_keeps_no_artifact() {
     let mut server = Sshd::start();
     let house = House::new(40, &format!("{}limit = \"8MiB/s\"\n", by_openssh(&server)));
@@ -275,11 +319,15 @@ fn what_dead_runs_left_is_swept_and_what_may_be_alive_stays() {
     for folder in [dead, other, held] {
         std::fs::create_dir_all(at(folder).join("media")).expect("created");
     }
-    // without an end, if it were followed
-    std::fs::create_dir_all(at(".backstay/runs/loops")).expect("created");
+    // without an end, if it were followed, and not the target's
+    let (linked, outside) = ("default-2020-01-04-030405", server.root().join("outside"));
+    std::fs::create_dir_all(at(linked)).expect("created");
+    std::fs::create_dir_all(outside.join("empty")).expect("created");
+    let link = |to: &Path, path: &str| std::os::unix::fs::symlink(to, at(path)).expect("linked");
     for name in ["a", "b"] {
-        std::os::unix::fs::symlink("..", at(".backstay/runs/loops").join(name)).expect("linked");
+        link(Path::new("."), &format!("{linked}/{name}"));
     }
+    link(&outside, "default-2020-01-05-030405");
     // nothing that is ours: it keeps its folder
     std::fs::write(at(held).join("media/notes of somebody.txt"), "x").expect("written");
     std::fs::create_dir_all(at(".backstay/unfinished")).expect("created");
@@ -288,6 +336,7 @@ fn what_dead_runs_left_is_swept_and_what_may_be_alive_stays() {
         file.set_modified(std::time::SystemTime::now() - Duration::from_secs(age)).expect("aged");
     }
     house.backstay.backup();
+    assert!(outside.join("empty").exists());
     assert!(!at(dead).exists() && at(other).exists() && at(held).join("media/notes of somebody.txt").exists());
     assert!(!at(".backstay/unfinished/old").exists() && at(".backstay/unfinished/young").exists());
 }
