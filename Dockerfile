@@ -33,8 +33,10 @@ RUN apt-get update \
 
 COPY --from=builder /usr/local/bin/backstay /usr/local/bin/backstay
 COPY config/backstay.example.toml /usr/local/share/doc/backstay/
-# `ak backup`, `ak listbackups`, `ak restore` work as they did in authentik's own worker
-RUN ln -s backstay /usr/local/bin/ak
+# `ak backup`, `ak listbackups`, `ak restore` work as they did in authentik's own worker. The user is whom the Kubernetes manifests run it
+# as: ssh wants one to have a name.
+RUN ln -s backstay /usr/local/bin/ak \
+    && useradd --uid 1000 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin backstay
 
 # It runs as root, as authentik's worker does: the volumes hold files of several users (uid 1000, root), which a backup must read and a
 # restore must give back to their owners. Where that is not needed, `--user` works; drop what capabilities you can, as docker-compose.yml
