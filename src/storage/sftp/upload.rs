@@ -1,7 +1,7 @@
 //! An object of unknown length on its way to an SFTP server.
 //!
 //! Its parts are written to their places in one file with a name of its own. A part counts when the server's disk has it (fsync): then one
-//! whose connection is lost is written again by the next, and the upload goes on, whatever became of the server meanwhile. Where a server
+//! whose connection is lost is written again by the next, and the upload goes on if the server is there again in time. Where a server
 //! cannot flush, nobody knows what a lost connection has left, and the upload fails. At the end the size is compared, and the file moved
 //! to its final name.
 
